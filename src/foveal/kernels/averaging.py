@@ -1,0 +1,42 @@
+"""Averages over the cells of a coarser grid, as products with two averaging matrices.
+
+A pooling layer whose output size depends on its input size compiles anew for every size and is
+frozen by export; a matrix made from comparisons is neither, and costs next to nothing.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveal.kernels.tables import table
+
+
+@table
+def adaptive_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(cells, size): row a averages positions floor(a·size/cells) … ceil((a+1)·size/cells) − 1."""
+    cell = torch.arange(cells, device=device)
+    start = cell * size // cells
+    end = ((cell + 1) * size + cells - 1) // cells
+    return _average_between(start, end, size, dtype)
+
+
+@table
+def block_matrix(size: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(ceil(size/width), size): row a averages positions a·width … (a+1)·width − 1 that exist."""
+    start = torch.arange((size + width - 1) // width, device=device) * width
+    return _average_between(start, (start + width).clamp(max=size), size, dtype)
+
+
+def _average_between(start: Tensor, end: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    position = torch.arange(size, device=start.device)
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    return inside.to(dtype) / (end - start)[:, None].to(dtype)
+
+
+def average(
+    x: Float[Tensor, "b h w c"], rows: Float[Tensor, "hp h"], cols: Float[Tensor, "wp w"]
+) -> Float[Tensor, "b hp wp c"]:
+    """The map averaged over cells: `rows` and `cols` hold one cell's weights a row."""
+    b, _, w, c = x.shape
+    x = (rows @ x.flatten(2)).view(b, rows.shape[0], w, c)
+    return cols @ x

@@ -1,0 +1,16 @@
+"""Where low precision stops: logits, positions and norms are computed in float32 or better."""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """A region in which autocast leaves float32 tensors alone."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself in float32 or float64, a float32 copy of anything shorter."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -1,0 +1,1 @@
+"""Modules that at least two families use identically; one idea a file."""

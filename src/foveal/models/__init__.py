@@ -1,0 +1,1 @@
+"""The five families, on one skeleton."""
