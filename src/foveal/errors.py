@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class FovealError(ValueError):
-    """A problem with the input. The command line prints it as one sentence and exits with code 2."""
+    """A problem with the input: on the command line one sentence and exit code 2."""
 
 
 class OptionError(FovealError, TypeError):

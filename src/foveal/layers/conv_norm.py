@@ -1,15 +1,13 @@
 """Convolution, then layer normalisation over channels: patch embedding and downsampling."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-Norm = Callable[..., nn.Module]
 
 
 class ConvNorm(nn.Module):
@@ -69,4 +67,39 @@ def conv_norm_stem(image_input: nn.Module, patch_embed: ConvNorm) -> nn.Sequenti
     """The stem of a family that starts with one convolution: `stem.proj`, `stem.norm`."""
     return nn.Sequential(
         OrderedDict(input=image_input, proj=patch_embed.proj, norm=patch_embed.norm)
+    )
+
+
+def downsampling(
+    channels: Sequence[int],
+    reductions: Sequence[int],
+    dilations: Sequence[int],
+    stage: int,
+    *,
+    kernel_size: int,
+    padding: int,
+    eps: float = 1e-5,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ConvNorm | None:
+    """What halves the map at the start of a stage: nothing in the first, no stride where dilated.
+
+    Args:
+        channels, reductions, dilations: of every stage.
+        stage: index of the stage that begins.
+        kernel_size, padding: of the convolution at stride 2.
+    """
+    if stage == 0:
+        return None
+    dilated = reductions[stage] == reductions[stage - 1]
+    return ConvNorm(
+        channels[stage - 1],
+        channels[stage],
+        kernel_size=kernel_size,
+        stride=2,
+        padding=padding,
+        eps=eps,
+        dilation=dilations[stage - 1] if dilated else None,
+        device=device,
+        dtype=dtype,
     )

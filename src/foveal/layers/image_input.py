@@ -40,7 +40,8 @@ def check_image(image: Tensor, in_chans: int) -> None:
         raise FovealError(f"Expected an image batch {expected}, got shape {given}.")
     if not image.is_floating_point():
         raise FovealError(
-            f"Expected floating-point pixels, got {image.dtype}; scale them to [0, 1], then normalise."
+            f"Expected floating-point pixels, got {image.dtype}; "
+            "scale them to [0, 1], then normalise."
         )
     if image.shape[1] != in_chans:
         raise FovealError(

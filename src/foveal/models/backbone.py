@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from timm.layers import ClassifierHead, calculate_drop_path_rates
+from timm.layers import ClassifierHead
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveal.errors import OptionError
 from foveal.layers.image_input import check_image_size
 
-Indices = int | Sequence[int] | None
+Indices = int | list[int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class BackboneConfig:
 
     def drop_path_rates(self, depths: Sequence[int]) -> list[list[float]]:
         """The stochastic depth of every block, stage by stage."""
-        rates = iter(calculate_drop_path_rates(self.drop_path_rate, sum(depths)))
+        total = sum(depths)
+        rates = iter(self.drop_path_rate * i / max(total - 1, 1) for i in range(total))
         return [[next(rates) for _ in range(depth)] for depth in depths]
 
     def strides(self, num_stages: int, patch_size: int) -> tuple[list[int], list[int]]:
@@ -130,10 +131,9 @@ class Backbone(nn.Module):
                 for i in range(len(stages[0].blocks))
             ]
         else:
-            taps = [
-                (c, r, f"stages.{i}") for i, (c, r) in enumerate(zip(channels, reductions, strict=True))
-            ]
-        self.feature_info = [dict(num_chs=c, reduction=r, module=m) for c, r, m in taps]
+            pairs = enumerate(zip(channels, reductions, strict=True))
+            taps = [(c, r, f"stages.{i}") for i, (c, r) in pairs]
+        self.feature_info = [{"num_chs": c, "reduction": r, "module": m} for c, r, m in taps]
         for module in self.modules():
             self.init_weights_of(module)
 
@@ -159,9 +159,12 @@ class Backbone(nn.Module):
         """Images (B, in_chans, H, W), H and W from 32 up, to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
+    def _stages(self) -> list[Stage]:
+        return [stage for stage in self.stages if isinstance(stage, Stage)]
+
     def _units(self) -> nn.Sequential:
         """The modules whose outputs are the features, in order."""
-        return self.stages[0].blocks if self.isotropic else self.stages
+        return self._stages()[0].blocks if self.isotropic else self.stages
 
     def forward_intermediates(
         self,
@@ -188,11 +191,10 @@ class Backbone(nn.Module):
         take, deepest = feature_take_indices(len(units), indices)
         x = self.stem(x)
         maps: list[Tensor] = []
+        checkpointed = self.isotropic and self._stages()[0].grad_checkpointing
+        last = False
         for index, unit in enumerate(units[: deepest + 1] if stop_early else units):
-            if self.isotropic and self.stages[0].grad_checkpointing:
-                x = checkpoint_seq([unit], x)
-            else:
-                x = unit(x)
+            x = checkpoint_seq([unit], x) if checkpointed else unit(x)
             last = index == len(units) - 1
             if index in take:
                 tapped = self.norm(x) if norm and last else x
@@ -209,13 +211,13 @@ class Backbone(nn.Module):
         take, deepest = feature_take_indices(len(units), indices)
         shortened = deepest < len(units) - 1
         if self.isotropic:
-            self.stages[0].blocks = units[: deepest + 1]
+            self._stages()[0].blocks = units[: deepest + 1]
         else:
             self.stages = units[: deepest + 1]
         if prune_norm or shortened:
             self.norm = nn.Identity()
         if shortened:
-            self.num_features = self.feature_info[deepest]["num_chs"]
+            self.num_features = int(self.feature_info[deepest]["num_chs"])
         if prune_head or shortened:
             self.reset_classifier(0, "")
         return take
@@ -244,7 +246,7 @@ class Backbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
+        for stage in self._stages():
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
@@ -259,4 +261,5 @@ class Backbone(nn.Module):
             (r"^stages\.(\d+)\.norm", (99998,)),
         ]
         stages = [(r"^stages\.(\d+)", None)]
-        return dict(stem=r"^stem", blocks=[*(stages if coarse else fine), (r"^norm", (99999,))])
+        blocks = [*(stages if coarse else fine), (r"^norm", (99999,))]
+        return {"stem": r"^stem", "blocks": blocks}

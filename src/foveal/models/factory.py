@@ -8,8 +8,9 @@ import timm
 from torch import Tensor, nn
 
 # Importing a family registers its variants.
-from foveal.models import focalnet  # noqa: F401
-from foveal.models.convert import from_official, to_official as _to_official
+from foveal.models import cloformer, efficientmod, focalnet  # noqa: F401
+from foveal.models.convert import from_official
+from foveal.models.convert import to_official as _to_official
 from foveal.models.family import FAMILIES, find_variant
 from foveal.models.registry import PREFIX
 from foveal.models.weights import WEIGHTS

@@ -16,7 +16,7 @@ _FIELD = re.compile(r"\\\{(\w+)(?:\\\+(\d+))?\\\}")
 
 @dataclass(frozen=True)
 class Rename:
-    """Two prefixes that mean the same, with integer fields: `layers.{s}.down` ↔ `stages.{s+1}.down`.
+    """Two prefixes of one meaning, with integer fields: `layers.{s}.` ↔ `stages.{s+1}.`
 
     What follows the prefix stays as it is.
     """
@@ -41,7 +41,7 @@ class Family:
     """What the library knows of one family beside its code.
 
     Attributes:
-        backbone: the class; called with a config.
+        backbone: the Backbone; called with a config, a device and a dtype.
         variants: config of every published network, by name.
         renames: the official layout's prefixes, first match first, for a config.
         infer_options: options that change the set of keys, read off an official state dict.
@@ -49,7 +49,7 @@ class Family:
         is_computed: whether an official key is such a buffer.
     """
 
-    backbone: type[Backbone]
+    backbone: type[Any]
     variants: Mapping[str, BackboneConfig]
     renames: Renames
     infer_options: Options = lambda _: {}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.errors import OptionError
-from foveal.layers.conv_norm import ConvNorm, conv_norm_stem
+from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
 from foveal.layers.image_input import ImageInput
 from foveal.layers.mlp import Mlp
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
@@ -122,8 +122,9 @@ class FocalModulation(nn.Module):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step 1: q, z⁰ (b c h w) and the L+1 gates (b L+1 h w)."""
-        q, z, g = self.f(x.permute(0, 2, 3, 1)).split((self.dim, self.dim, self.focal_level + 1), -1)
-        return q.permute(0, 3, 1, 2), z.permute(0, 3, 1, 2), g.permute(0, 3, 1, 2)
+        widths = (self.dim, self.dim, self.focal_level + 1)
+        q, z, g = self.f(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).split(widths, dim=1)
+        return q, z, g
 
     def _contexts(self, z: Tensor) -> list[Tensor]:
         """Steps 2 and 3: z¹ … z^L from depthwise convolutions, z^{L+1} (b c 1 1) from the mean."""
@@ -201,8 +202,10 @@ class FocalNetBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        x = x + self.drop_path(self.layer_scale1(self._branch(self.mixer, self.norm1, x)))
-        return x + self.drop_path(self.layer_scale2(self._branch(self.channel_mixer, self.norm2, x)))
+        modulated = self._branch(self.mixer, self.norm1, x)
+        x = x + self.drop_path(self.layer_scale1(modulated))
+        mixed = self._branch(self.channel_mixer, self.norm2, x)
+        return x + self.drop_path(self.layer_scale2(mixed))
 
     def _branch(self, unit: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(unit(x)) if self.use_postln else unit(norm(x))
@@ -226,20 +229,19 @@ class FocalNet(Backbone):
             config.refuse_output_stride("The isotropic FocalNet")
         channels = [config.embed_dim * 2**stage for stage in range(len(config.depths))]
         reductions, dilations = config.strides(len(channels), config.patch_size)
+        overlap = config.use_conv_embed and not isotropic
+        down = {"kernel_size": 3 if overlap else 2, "padding": int(overlap)}
         stages = []
         for stage, rates in enumerate(config.drop_path_rates(config.depths)):
             stages.append(
                 Stage(
                     [
-                        FocalNetBlock(
-                            channels[stage], config, stage, rate, dilations[stage], **dd
-                        )
+                        FocalNetBlock(channels[stage], config, stage, rate, dilations[stage], **dd)
                         for rate in rates
                     ],
-                    _downsample(channels, reductions, dilations, stage, config, dd),
+                    downsampling(channels, reductions, dilations, stage, **down, **dd),
                 )
             )
-        overlap = config.use_conv_embed and not isotropic
         stem = ConvNorm(
             config.in_chans,
             channels[0],
@@ -258,29 +260,6 @@ class FocalNet(Backbone):
             isotropic=isotropic,
             **dd,
         )
-
-
-def _downsample(
-    channels: list[int],
-    reductions: list[int],
-    dilations: list[int],
-    stage: int,
-    config: FocalNetConfig,
-    dd: dict,
-) -> ConvNorm | None:
-    """Halves the map at the start of every stage but the first, unless it is dilated instead."""
-    if stage == 0:
-        return None
-    dilated = reductions[stage] == reductions[stage - 1]
-    return ConvNorm(
-        channels[stage - 1],
-        channels[stage],
-        kernel_size=3 if config.use_conv_embed else 2,
-        stride=2,
-        padding=1 if config.use_conv_embed else 0,
-        dilation=dilations[stage - 1] if dilated else None,
-        **dd,
-    )
 
 
 def _per_stage(value: int | Sequence[int], config: FocalNetConfig) -> Sequence[int]:

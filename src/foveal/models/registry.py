@@ -1,4 +1,4 @@
-"""One entry point a variant, registered with timm as `foveal_NAME`, and as NAME where it is free."""
+"""One entry point a variant: with timm as `foveal_NAME`, and as NAME where that is free."""
 
 import sys
 from collections.abc import Callable
@@ -73,10 +73,14 @@ def build(
         return model
 
     isotropic = len(getattr(config, "depths", (1, 1))) == 1
-    features = {"out_indices": 3, "feature_cls": "getter"} if isotropic else {
-        "out_indices": (0, 1, 2, 3),
-        "flatten_sequential": True,
-    }
+    features = (
+        {"out_indices": 3, "feature_cls": "getter"}
+        if isotropic
+        else {
+            "out_indices": (0, 1, 2, 3),
+            "flatten_sequential": True,
+        }
+    )
     return build_model_with_cfg(construct, name, False, cfg, feature_cfg=features, **options)
 
 
@@ -101,7 +105,7 @@ def _default_cfgs(name: str, variant: str, config: BackboneConfig) -> dict[str, 
     records = WEIGHTS.get(variant, ())
     isotropic = len(getattr(config, "depths", (1, 1))) == 1
     reduction = 16 if isotropic else 32
-    cfgs = {f"{name}.{w.tag}": timm_cfg(w, reduction) for w in records}
+    cfgs: dict[str, Any] = {f"{name}.{w.tag}": timm_cfg(w, reduction) for w in records}
     return dict(generate_default_cfgs(cfgs))
 
 
