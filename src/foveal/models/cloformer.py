@@ -401,9 +401,9 @@ def renames(config: CloFormerConfig) -> list[Rename]:
     ]
     return [
         Rename("patch_embed.conv1.conv.0.", "stem.proj."),
+        Rename("patch_embed.conv5.", "stem.conv5."),
         Rename("patch_embed.conv{i}.conv.0.", "stem.conv{i}."),
         Rename("patch_embed.conv{i}.conv.1.", "stem.norm{i}."),
-        Rename("patch_embed.conv5.", "stem.conv5."),
         Rename("patch_embed.layernorm.", "stem.norm."),
         *(Rename(official + a, mine + b) for official, mine in places for a, b in parts),
         Rename("norm.", "norm."),

@@ -305,10 +305,10 @@ def renames(config: EfficientModConfig) -> list[Rename]:
         Rename("patch_embed.", "stem."),
         Rename("layers.{s}.downsample.", "stages.{s+1}.downsample."),
         *(
-            Rename(f"layers.{s}.blocks.{b}.mlp.", f"stages.{s}.blocks.{b}.channel_mixer.")
+            Rename(f"layers.{s}.blocks.{b}.{official}.", f"stages.{s}.blocks.{b}.{ours}.")
             for s, b in attention
+            for official, ours in (("attn", "mixer"), ("mlp", "channel_mixer"))
         ),
-        Rename(f"{block}attn.", f"{mine}mixer."),
         Rename(f"{block}mlp.context_layer.context_list.0.", f"{mine}mixer.depthwise."),
         Rename(f"{block}mlp.context_layer.f.", f"{mine}mixer.f."),
         Rename(f"{block}mlp.context_layer.g.", f"{mine}mixer.g."),

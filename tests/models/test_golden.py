@@ -1,0 +1,48 @@
+"""Every recorded case of the official networks: outputs, taps and gradients."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden import cases
+from tests.golden.deterministic import sample, signal
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 2e-6), (torch.float32, 2e-5)], ids=["f64", "f32"]
+)
+def test_outputs_and_taps(name: str, dtype: torch.dtype, bound: float) -> None:
+    case = cases.load(name)
+    model = cases.build(case, dtype)
+    image = case.image(dtype)
+    with torch.no_grad():
+        output = case.output(model, image)
+    assert cases.relative_error(output, case.arrays["logits"]) <= bound
+    errors = cases.tap_errors(case, model, image)
+    assert errors
+    assert {path: e for path, e in errors.items() if not e <= bound} == {}
+
+
+@pytest.mark.parametrize("name", cases.WITH_GRADIENTS)
+def test_gradients(name: str) -> None:
+    case = cases.load(name)
+    model = cases.build(case)
+    image = case.image().requires_grad_()
+    output = case.output(model, image)
+    cotangent = signal("cotangent/" + case.meta["case"], tuple(output.shape))
+    output.backward(torch.from_numpy(cotangent))
+    assert image.grad is not None
+    gradient = torch.from_numpy(sample(image.grad.numpy()))
+    assert cases.relative_error(gradient, case.arrays["grad/input"]) <= 2e-6
+
+    named = cases.official_gradients(case.variant, model)
+    recorded = case.meta["grad_norms"]
+    assert set(named) == set(recorded)
+    largest = max(recorded.values())
+    wrong = {
+        key: (float(np.linalg.norm(named[key])), norm)
+        for key, norm in recorded.items()
+        if not abs(np.linalg.norm(named[key]) - norm) <= 1e-5 * norm + 1e-9 * largest
+    }
+    assert wrong == {}
