@@ -92,8 +92,8 @@ def _listing(title: str, keys: list[str], limit: int = 4) -> str:
 
 def squeeze_pointwise(value: Tensor, shape: torch.Size) -> Tensor:
     """A 1×1 convolution's kernel as the linear layer's, or back; anything else unchanged."""
-    if value.shape != shape and value.ndim != len(shape) and {value.ndim, len(shape)} == {2, 4}:
-        longer = value.shape if value.ndim == 4 else shape
-        if longer[2:] == (1, 1) and value.numel() == shape.numel():
-            return value.reshape(shape)
+    if value.ndim == 4 and len(shape) == 2 and value.shape[2:] == (1, 1):
+        return value[:, :, 0, 0]
+    if value.ndim == 2 and len(shape) == 4 and shape[2:] == (1, 1):
+        return value[:, :, None, None]
     return value

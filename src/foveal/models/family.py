@@ -57,12 +57,12 @@ class Family:
     is_computed: Callable[[str], bool] = lambda _: False
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _expression(template: str) -> re.Pattern[str]:
     return re.compile(_FIELD.sub(lambda m: f"(?P<{m[1]}>\\d+)", re.escape(template)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _offsets(template: str) -> dict[str, int]:
     return {m[1]: int(m[2] or 0) for m in _FIELD.finditer(re.escape(template))}
 

@@ -10,7 +10,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from foveal.errors import OptionError, closest
+from foveal.errors import FovealError, OptionError, closest
 from foveal.models.backbone import Backbone, BackboneConfig
 from foveal.models.family import FAMILIES, Family
 from foveal.models.pretrained import load_pretrained
@@ -45,6 +45,8 @@ def _register_with_timm(name: str, family: Family, config: BackboneConfig) -> Ca
         cache_dir: str | None = None,
         **options: Any,
     ) -> nn.Module:
+        if isinstance(pretrained_cfg, str):
+            _require_tag(name, pretrained_cfg)
         cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
         return build(family, config, name, cfg, options, pretrained=pretrained, cache_dir=cache_dir)
 
@@ -52,6 +54,15 @@ def _register_with_timm(name: str, family: Family, config: BackboneConfig) -> Ca
     entrypoint.__doc__ = f"{family.backbone.__name__}, {name.removeprefix(PREFIX)}."
     setattr(sys.modules[__name__], name, entrypoint)
     return register_model(entrypoint)
+
+
+def _require_tag(name: str, tag: str) -> None:
+    tags = list(default_cfgs[name].tags) if name in default_cfgs else []
+    if tag not in tags:
+        raise FovealError(
+            f"{name.removeprefix(PREFIX)} has no weights tagged {tag!r}.{closest(tag, tags)} "
+            f"Its tags are {', '.join(tags) or 'none'}."
+        )
 
 
 def build(
