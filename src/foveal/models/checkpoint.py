@@ -1,7 +1,6 @@
 """Checkpoints from files that are not trusted, into networks that they need not fit exactly."""
 
 import argparse
-import collections
 import os
 import pathlib
 import re
@@ -16,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveal.errors import CheckpointError
 from foveal.models.adapt import adapt
@@ -31,11 +30,17 @@ _BACKBONE = "backbone."
 # How numpy rebuilds an array and a scalar.
 _NUMPY: tuple[Any, ...] = (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
 
+
+def _plain_dict(*_: object) -> dict[Any, Any]:
+    """In place of a defaultdict, whose items PyTorch's reader refuses to set."""
+    return {}
+
+
 # Types that only hold data: making one runs no code of the file's choosing.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
-    collections.defaultdict,
+    (_plain_dict, "collections.defaultdict"),
     np.ndarray,
     np.dtype,
     # Not objects and records: their state could pass off raw bytes as references.
@@ -104,7 +109,7 @@ class LoadReport:
         return "\n".join([*lines, *(f"- {change}" for change in self.changes)])
 
 
-def load_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> LoadReport:
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
     """Load a file into a network, in Foveal's, the official or timm's layout, adapted to fit.
 
     Other class counts, image channels, focal kernels and levels, and DAT tables of another
@@ -113,8 +118,7 @@ def load_checkpoint(model: Backbone, path: str | os.PathLike[str]) -> LoadReport
     Raises:
         CheckpointError: the file cannot be read, or does not fit; the model is then untouched.
     """
-    _require_whole(model, path)
-    return load_weights(model, open_checkpoint(path))
+    return load_weights(_require_whole(model, path), open_checkpoint(path))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -235,13 +239,14 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _require_whole(model: object, path: object) -> None:
-    if not isinstance(model, Backbone):
-        raise CheckpointError(
-            f"load_checkpoint takes a whole network, got a {type(model).__name__}; for features "
-            f"alone use foveal.create_model(NAME, pretrained=True, features_only=True, "
-            f"pretrained_cfg_overlay=dict(file={str(path)!r}))."
-        )
+def _require_whole(model: nn.Module, path: object) -> Backbone:
+    if isinstance(model, Backbone):
+        return model
+    raise CheckpointError(
+        f"load_checkpoint takes a whole network, got a {type(model).__name__}; for features alone "
+        "use foveal.create_model(NAME, pretrained=True, features_only=True, "
+        f"pretrained_cfg_overlay=dict(file={str(path)!r}))."
+    )
 
 
 def _head(path: Path, source: str) -> bytes:
@@ -299,16 +304,17 @@ def _load_torch(path: Path, source: str, head: bytes) -> object:
 
 def _explain(error: Exception, path: Path, source: str) -> CheckpointError:
     message = str(error)
-    name = re.search(r"GLOBAL (\S+)", message)
-    if name and name[1].startswith("yacs."):
+    name = re.search(r"GLOBAL (\S+)|but got <class '([\w.]+)'>", message)
+    kind = name and (name[1] or name[2])
+    if kind and kind.startswith("yacs."):
         return CheckpointError(
-            f"{source} holds a yacs configuration ({name[1]}) beside its weights; it is not read, "
+            f"{source} holds a yacs configuration ({kind}) beside its weights; it is not read, "
             "as that would run its code. If you trust the file, run this where yacs is installed "
             f"and give the new file: {_resave(source)}"
         )
-    if name:
+    if kind:
         return CheckpointError(
-            f"{source} refers to {name[1]}, which is not among the types that only hold data; "
+            f"{source} refers to {kind}, which is not among the types that only hold data; "
             "nothing of it was executed. If you trust the file, save its tensors alone where it "
             f"was made: {_resave(source)}"
         )
