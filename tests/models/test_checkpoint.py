@@ -324,6 +324,13 @@ def test_another_variant_is_named(save):
     refused(small_focalnet(), save(content), "does not fit.*those of focalnet_tiny_lrf")
 
 
+def test_a_model_without_memory_is_refused(save):
+    path = save(official(small_focalnet()))
+    meta = foveal.create_model("focalnet_tiny_srf", device="meta")
+    with pytest.raises(CheckpointError, match="meta device"):
+        foveal.load_checkpoint(meta, path)
+
+
 def test_features_alone_are_loaded_on_creation(save):
     source = small_focalnet()
     path = save(official(source))

@@ -151,6 +151,11 @@ def load_weights(model: Backbone, file: CheckpointFile) -> LoadReport:
     Raises:
         CheckpointError: they do not fit; the model is then untouched.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise CheckpointError(
+            f"{file.source}: a model on the meta device has nowhere to keep weights; create it on "
+            "another device, or call model.to_empty(device=...) first."
+        )
     try:
         reading = read_layout(model, file.weights)
         weights, notes = dict(reading.weights), list(file.notes)

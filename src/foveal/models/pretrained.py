@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlparse
+from urllib.request import Request
 
 from timm.models import load_state_dict_from_hf
 from timm.models._builder import _resolve_pretrained_source
@@ -187,6 +188,8 @@ def _read_record(path: Path, record: Path) -> dict[str, Any] | None:
 
 def _download(link: str, target: Path) -> None:
     try:
+        # PyTorch opens its file first, and leaves it behind if the address is malformed.
+        Request(link)
         download_url_to_file(link, str(target), progress=True)
     except HTTPError as error:
         raise CheckpointError(
