@@ -73,7 +73,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     site = Site(folder, cache, server)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=partial(server.serve_forever, 0.02), daemon=True)
     thread.start()
     yield site
     server.shutdown()
