@@ -1,0 +1,37 @@
+"""Attention of every position to the k x k positions around it, with a relative position bias.
+
+Contract. `q`, `k`, `v` (b, h, w, heads, d), h and w at least the odd kernel side s;
+`position_bias` (heads, 2s − 1, 2s − 1). Along each axis the neighbourhood of position i starts at
+clip(i − s//2, 0, size − s): it is pushed inward at the border, so it always has s positions. With
+N(i) the s² neighbours of i,
+
+    out(i) = Σ_{j ∈ N(i)} softmax_j(q(i)·k(j) / √d + position_bias[j − i + s − 1]) v(j)
+
+Logits and softmax are float32 at least; the result has the dtype of `q`.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveal.kernels.neighborhood_attention import reference
+
+
+def neighborhood_attention(
+    q: Float[Tensor, "b h w heads d"],
+    k: Float[Tensor, "b h w heads d"],
+    v: Float[Tensor, "b h w heads d"],
+    position_bias: Float[Tensor, "heads m m"],
+    kernel: int,
+) -> Float[Tensor, "b h w heads d"]:
+    """Attention to the `kernel` x `kernel` neighbours; the module says what exactly."""
+    return reference.neighborhood_attention(q, k, v, position_bias, kernel)
+
+
+def neighborhood_weights(
+    q: Float[Tensor, "b h w heads d"],
+    k: Float[Tensor, "b h w heads d"],
+    position_bias: Float[Tensor, "heads m m"],
+    kernel: int,
+) -> Float[Tensor, "b heads h w s2"]:
+    """The attention weights alone, over the neighbours in row-major order. Takes much memory."""
+    return reference.neighborhood_weights(q, k, position_bias, kernel)

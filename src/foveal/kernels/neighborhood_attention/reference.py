@@ -1,0 +1,125 @@
+"""Neighbourhood attention in plain PyTorch: tiles of queries, each with the keys all of it needs.
+
+The neighbourhoods of s consecutive positions lie within 2s − 1 positions. So the map is cut into
+tiles of s x s queries, every tile attends densely to a window of (2s − 1)² keys, and −∞ removes
+what is not in a query's own neighbourhood. The table of biases carries that −∞ in an extra row and
+column, so that two look-ups, one an axis, give bias and mask at once.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveal.kernels.chunks import row_chunks
+from foveal.kernels.precision import at_least_float32, full_precision
+from foveal.kernels.tables import table
+
+
+@table
+def neighborhood_start(size: int, kernel: int, device: torch.device) -> Tensor:
+    """(size): the first neighbour of each position."""
+    return (torch.arange(size, device=device) - kernel // 2).clamp(min=0).clamp(max=size - kernel)
+
+
+@table
+def query_index(size: int, kernel: int, device: torch.device) -> Tensor:
+    """(tiles, kernel): the positions of each tile; past the end, the last one again."""
+    tiles = (size + kernel - 1) // kernel
+    return torch.arange(tiles * kernel, device=device).clamp(max=size - 1).view(tiles, kernel)
+
+
+@table
+def key_index(size: int, kernel: int, device: torch.device) -> Tensor:
+    """(tiles, 2·kernel − 1): the positions each tile's queries may attend to."""
+    span = 2 * kernel - 1
+    tiles = (size + kernel - 1) // kernel
+    start = torch.arange(tiles, device=device) * kernel - kernel // 2
+    start = start.clamp(max=size - span).clamp(min=0)
+    return start[:, None] + torch.arange(span, device=device)
+
+
+@table
+def bias_index(size: int, kernel: int, device: torch.device) -> Tensor:
+    """(tiles, kernel, 2·kernel − 1): key − query + kernel − 1 for neighbours, else 2·kernel − 1."""
+    query = query_index(size, kernel, device)
+    start = neighborhood_start(size, kernel, device)[query][:, :, None]
+    key = key_index(size, kernel, device)[:, None, :]
+    inside = (key >= start) & (key < start + kernel)
+    return torch.where(inside, key - query[:, :, None] + kernel - 1, 2 * kernel - 1)
+
+
+def neighborhood_attention(
+    q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor, kernel: int
+) -> Tensor:
+    b, h, w, heads, _ = q.shape
+    dtype, device = q.dtype, q.device
+    q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
+    bias = F.pad(position_bias.to(q.dtype), (0, 1, 0, 1), value=float("-inf"))
+    queries = query_index(h, kernel, device)
+    keys = key_index(h, kernel, device).clamp(max=h - 1)
+    biases = bias_index(h, kernel, device)
+
+    columns = (w + kernel - 1) // kernel
+    logits = b * columns * heads * kernel**2 * (2 * kernel - 1) ** 2 * q.element_size()
+    with full_precision(q):
+        parts = [
+            _attend(q, k, v, bias, (queries[a:z], keys[a:z], biases[a:z]), kernel)
+            for a, z in row_chunks(queries.shape[0], logits)
+        ]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return out[:, :h, :w].to(dtype)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    rows: tuple[Tensor, Tensor, Tensor],
+    kernel: int,
+) -> Tensor:
+    """The output for some rows of tiles, (b, rows·kernel, columns·kernel, heads, d)."""
+    b, _, w, heads, d = q.shape
+    span, device = 2 * kernel - 1, q.device
+    y_query, y_key, y_bias = rows
+    x_query = query_index(w, kernel, device)
+    x_key = key_index(w, kernel, device).clamp(max=w - 1)
+    x_bias = bias_index(w, kernel, device)
+    ny, nx = y_query.shape[0], x_query.shape[0]
+    mask = bias.index_select(1, y_bias.flatten()).index_select(2, x_bias.flatten())
+    mask = mask.view(heads, ny, kernel, span, nx, kernel, span).permute(1, 4, 0, 2, 5, 3, 6)
+    out = F.scaled_dot_product_attention(
+        _tiles(q, y_query, x_query),
+        _tiles(k, y_key, x_key),
+        _tiles(v, y_key, x_key),
+        attn_mask=mask.reshape(1, ny * nx * heads, kernel**2, span**2),
+    )
+    out = out.reshape(b, ny, nx, heads, kernel, kernel, d).permute(0, 1, 4, 2, 5, 3, 6)
+    return out.reshape(b, ny * kernel, nx * kernel, heads, d)
+
+
+def _tiles(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(b, tiles·heads, positions of a tile, d) from (b, h, w, heads, d)."""
+    b, _, _, heads, d = x.shape
+    (ny, sy), (nx, sx) = rows.shape, columns.shape
+    x = x.index_select(1, rows.flatten()).index_select(2, columns.flatten())
+    x = x.view(b, ny, sy, nx, sx, heads, d).permute(0, 1, 3, 5, 2, 4, 6)
+    return x.reshape(b, ny * nx * heads, sy * sx, d)
+
+
+def neighborhood_weights(q: Tensor, k: Tensor, position_bias: Tensor, kernel: int) -> Tensor:
+    b, h, w, heads, d = q.shape
+    q, k = at_least_float32(q), at_least_float32(k)
+    reach = torch.arange(kernel, device=q.device)
+    rows = neighborhood_start(h, kernel, q.device)[:, None] + reach
+    columns = neighborhood_start(w, kernel, q.device)[:, None] + reach
+    dy = rows - torch.arange(h, device=q.device)[:, None] + kernel - 1
+    dx = columns - torch.arange(w, device=q.device)[:, None] + kernel - 1
+    near = k.index_select(1, rows.flatten()).index_select(2, columns.flatten())
+    near = near.view(b, h, kernel, w, kernel, heads, d).permute(0, 5, 1, 3, 2, 4, 6)
+    bias = position_bias.index_select(1, dy.flatten()).index_select(2, dx.flatten())
+    bias = bias.view(heads, h, kernel, w, kernel).permute(0, 1, 3, 2, 4)
+    with full_precision(q):
+        query = q.permute(0, 3, 1, 2, 4)[..., None, None, :] * d**-0.5
+        logits = (query * near).sum(-1) + bias
+        return logits.flatten(4).softmax(-1)

@@ -1,0 +1,222 @@
+"""The local parts of DAT and DAT++: windows, neighbourhoods, and depthwise convolutions."""
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveal.errors import OptionError
+from foveal.kernels import neighborhood_attention as neighborhood
+from foveal.kernels import window_attention as windows
+from foveal.kernels.grids import at_least
+from foveal.layers.block import Block
+
+
+def resolve_heads(dim: int, num_heads: int | None) -> int:
+    """`num_heads`, or about one head per 32 channels: the largest number that divides `dim`.
+
+    Raises:
+        OptionError: `num_heads` does not divide `dim`.
+    """
+    if num_heads is None:
+        return next(heads for heads in range(max(1, dim // 32), 0, -1) if dim % heads == 0)
+    if num_heads < 1 or dim % num_heads:
+        raise OptionError(
+            f"The channels are shared out evenly among the heads: {dim} channels do not split "
+            f"into {num_heads} heads."
+        )
+    return num_heads
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows ('L'), or shifted windows ('S'), (B, C, H, W) → (B, C, H, W).
+
+    The map is zero-padded to whole windows, and the padding takes part as keys. Any H and W.
+
+    Args:
+        dim: channels C, a multiple of the heads.
+        num_heads: heads; by default about one per 32 channels.
+        window_size: positions a side of a window.
+        shift: move the windows by half their side, so that neighbouring windows exchange.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int | None = None,
+        window_size: int = 7,
+        *,
+        shift: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if window_size < 1:
+            raise OptionError(f"window_size is at least 1, got {window_size}.")
+        dd = {"device": device, "dtype": dtype}
+        self.num_heads = resolve_heads(dim, num_heads)
+        self.window_size = window_size
+        self.shift = (window_size + 1) // 2 if shift else 0
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+        size = ((2 * window_size - 1) ** 2, self.num_heads)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(size, **dd))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        h, w = x.shape[2:]
+        out = windows.window_attention(*self._steps(x), self.window_size).flatten(3)
+        if self.shift:
+            out = out.roll((self.shift, self.shift), (1, 2))
+        return self.proj(out[:, :h, :w]).permute(0, 3, 1, 2)
+
+    def _steps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """q, k, v of the padded and rolled map, the bias, and the mask if windows are shifted."""
+        side = self.window_size
+        h, w = ((n + side - 1) // side * side for n in x.shape[2:])
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, w - x.shape[3], 0, h - x.shape[2]))
+        mask = None
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+            mask = windows.shift_mask(h, w, side, self.shift, torch.float32, x.device)
+        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1))
+        index = windows.relative_position_index(side, x.device)
+        bias = self.relative_position_bias_table[index.flatten()].view(side**2, side**2, -1)
+        return qkv, bias.permute(2, 0, 1), mask
+
+    def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
+        """What forward computes on the way.
+
+        Returns:
+            attention (b windows heads t t), of the padded and rolled map; values, of the same map,
+            (b h' w' heads d).
+        """
+        qkv, bias, mask = self._steps(x)
+        attention = windows.window_weights(qkv, bias, mask, self.window_size)
+        return {"attention": attention, "values": qkv[:, :, :, 2]}
+
+
+class NeighborhoodAttention(nn.Module):
+    """Attention to the nearest positions ('N'), (B, C, H, W) → (B, C, H, W).
+
+    At the border the neighbourhood is pushed inward. A map smaller than it is zero-padded, and the
+    padding takes part as keys. Any H and W.
+
+    Args:
+        dim: channels C, a multiple of the heads.
+        num_heads: heads; by default about one per 32 channels.
+        kernel_size: positions a side of a neighbourhood, odd.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int | None = None,
+        kernel_size: int = 7,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise OptionError(f"A neighbourhood's kernel_size is odd, got {kernel_size}.")
+        dd = {"device": device, "dtype": dtype}
+        self.num_heads = resolve_heads(dim, num_heads)
+        self.kernel_size = kernel_size
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
+        size = (self.num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
+        self.relative_position_bias = nn.Parameter(torch.empty(size, **dd))
+        nn.init.trunc_normal_(self.relative_position_bias, std=0.01)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        h, w = x.shape[2:]
+        q, k, v = self._project(x)
+        out = neighborhood.neighborhood_attention(
+            q, k, v, self.relative_position_bias, self.kernel_size
+        )
+        return self.proj(out[:, :h, :w].flatten(3)).permute(0, 3, 1, 2)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (b h' w' heads d) of the map, padded to the size of one neighbourhood."""
+        missing = [at_least(n, self.kernel_size) - n for n in x.shape[2:]]
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, missing[1], 0, missing[0]))
+        return self.qkv(x).unflatten(3, (3, self.num_heads, -1)).unbind(3)
+
+    def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
+        """What forward computes on the way.
+
+        Returns:
+            attention (b heads h w k²), over the neighbours in row-major order; values
+            (b h' w' heads d), of the map padded to at least k a side.
+        """
+        h, w = x.shape[2:]
+        q, k, v = self._project(x)
+        attention = neighborhood.neighborhood_weights(
+            q, k, self.relative_position_bias, self.kernel_size
+        )
+        return {"attention": attention[:, :, :h, :w], "values": v}
+
+
+class ConvMlp(nn.Module):
+    """The MLP of DAT++: `u = fc1 x; fc2(GELU(u + DW3 u))`, (B, C, H, W) → (B, C, H, W).
+
+    Args:
+        dim: channels C.
+        ratio: hidden channels over C.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ratio: float = 4.0,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        hidden = int(dim * ratio)
+        self.fc1 = nn.Conv2d(dim, hidden, 1, **dd)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
+        self.fc2 = nn.Conv2d(hidden, dim, 1, **dd)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = self.fc1(x)
+        return self.fc2(F.gelu(x + self.depthwise(x)))
+
+
+class DATBlock(Block):
+    """A token mixer, then a channel mixer; with `local_perception`, `x + DW3 x` before both.
+
+    Args:
+        dim: channels.
+        mixer, channel_mixer, drop_path: as in `Block`.
+        local_perception: whether the block begins with that convolution.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        channel_mixer: nn.Module,
+        drop_path: float,
+        *,
+        local_perception: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        dd = {"device": device, "dtype": dtype}
+        norm = partial(LayerNorm2d, dim, eps=1e-5, **dd)
+        super().__init__(mixer, channel_mixer, norm(), norm(), drop_path)
+        self.local_perception: nn.Module | None = None
+        if local_perception:
+            self.local_perception = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if self.local_perception is not None:
+            x = x + self.local_perception(x)
+        return super().forward(x)

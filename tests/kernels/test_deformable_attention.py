@@ -1,0 +1,136 @@
+"""Deformable attention against its definition, on full grids of displacements."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveal.kernels import chunks
+from foveal.kernels.deformable_attention import (
+    Bias,
+    attend,
+    attention_weights,
+    deformable_attention,
+    fixed_bias,
+    log_bias,
+    table_bias,
+)
+
+# Batch, heads, groups, h, w, n, table's ht and wt.
+CASES = [
+    (2, 4, 2, 5, 3, 6, 9, 5),
+    (1, 2, 1, 1, 1, 1, 1, 1),
+    (2, 3, 3, 4, 7, 5, 27, 13),
+    (1, 4, 1, 1, 6, 4, 3, 7),
+]
+
+
+def inputs(case: tuple[int, ...]) -> list[Tensor]:
+    b, heads, groups, h, w, n, ht, wt = case
+    torch.manual_seed(sum(case))
+    shapes = [(b, heads, h, w, 4), (b, heads, n, 4), (b, heads, n, 4), (heads, ht, wt)]
+    q, k, v, table = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    # Some of the points lie off the map, some displacements off the table.
+    positions = 1.5 * torch.randn(b, groups, n, 2, dtype=torch.float64)
+    query_y = torch.linspace(-1, 1, h + 2, dtype=torch.float64)[1:-1]
+    query_x = torch.linspace(-0.9, 1, w, dtype=torch.float64)
+    return [t.requires_grad_() for t in (q, k, v, positions, table)] + [query_y, query_x]
+
+
+def displacements(positions: Tensor, query_y: Tensor, query_x: Tensor) -> Tensor:
+    """(b groups h w n 2): query − key, (y, x)."""
+    query = torch.stack(torch.meshgrid(query_y, query_x, indexing="ij"), -1)
+    return query[None, None, :, :, None] - positions[:, :, None, None]
+
+
+def by_definition(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, y: Tensor, x: Tensor
+) -> Tensor:
+    b, heads, h, w, d = q.shape
+    groups, n = positions.shape[1:3]
+    where = displacements(positions, y, x).flatten(0, 1).flatten(1, 2).flip(-1) / 2
+    tables = table.view(1, groups, heads // groups, *table.shape[1:]).expand(b, -1, -1, -1, -1)
+    bias = F.grid_sample(tables.flatten(0, 1), where, align_corners=True, padding_mode="zeros")
+    logits = q.flatten(2, 3) @ k.mT / d**0.5 + bias.reshape(b, heads, h * w, n)
+    return (logits.softmax(-1) @ v).view(b, heads, h, w, d)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_definition(case: tuple[int, ...]) -> None:
+    tensors = inputs(case)
+    found, expected = deformable_attention(*tensors), by_definition(*tensors)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    cotangent = torch.randn_like(found)
+    ours = torch.autograd.grad(found, tensors[:5], cotangent)
+    theirs = torch.autograd.grad(expected, tensors[:5], cotangent)
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_change_nothing(case: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = inputs(case)
+    whole = deformable_attention(*tensors)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)
+    torch.testing.assert_close(deformable_attention(*tensors), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_those_of_the_output(case: tuple[int, ...]) -> None:
+    q, k, v, positions, table, y, x = inputs(case)
+    bias = table_bias(table, positions, y, x)
+    for some in (bias, None):
+        weights = attention_weights(q, k, some)
+        expected = attend(q, k, v, some).flatten(2, 3)
+        torch.testing.assert_close(weights @ v, expected, rtol=1e-10, atol=1e-10)
+
+
+def check_bias(bias: Bias, expected: Tensor) -> None:
+    torch.testing.assert_close(bias.columns(slice(None)), expected, rtol=1e-10, atol=1e-10)
+    part = bias.columns(slice(0, 1))
+    torch.testing.assert_close(part, expected[:, :, :, :1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_log_bias(case: tuple[int, ...]) -> None:
+    _, _, _, positions, _, y, x = inputs(case)
+    first, second = torch.randn(8, 2).double(), torch.randn(3, 8).double()
+    u = 4 * displacements(positions, y, x)
+    spaced = u.sign() * (u.abs() + 1).log2() / torch.tensor(8.0).log2()
+
+    def mlp(pairs: Tensor) -> Tensor:
+        return (pairs @ first.T).relu() @ second.T
+
+    expected = mlp(spaced).permute(0, 1, 5, 2, 3, 4).flatten(1, 2)
+    check_bias(log_bias(mlp, 8, positions, y, x), expected)
+
+
+@pytest.mark.parametrize("queries", [(4, 6), (9, 5), (1, 1)])
+@pytest.mark.parametrize("keys", [(2, 3), (5, 2), (1, 1)])
+def test_fixed_bias_is_resized_over_queries_and_keys(
+    queries: tuple[int, int], keys: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(3, 24, 6, dtype=torch.float64)
+    resize = {"mode": "bilinear", "align_corners": False, "antialias": False}
+    over_keys = F.interpolate(table.view(3, 24, 2, 3), keys, **resize).flatten(2)
+    over_queries = F.interpolate(over_keys.transpose(1, 2).unflatten(2, (4, 6)), queries, **resize)
+    expected = over_queries.permute(0, 2, 3, 1)[None]
+    check_bias(fixed_bias(table, (4, 6), (2, 3), queries, keys, torch.float64), expected)
+
+
+def test_fixed_bias_is_itself_at_its_own_size() -> None:
+    table = torch.randn(3, 24, 6)
+    bias = fixed_bias(table, (4, 6), (2, 3), (4, 6), (2, 3), torch.float32)
+    torch.testing.assert_close(bias.columns(slice(None)), table.view(1, 3, 4, 6, 6))
+
+
+def test_low_precision_keeps_its_dtype() -> None:
+    q, k, v, positions, table, y, x = (t.detach().float() for t in inputs(CASES[0]))
+    low = [t.bfloat16() for t in (q, k, v)]
+    out = deformable_attention(low[0], low[1], low[2], positions, table.bfloat16(), y, x)
+    assert out.dtype == torch.bfloat16
+    wide = [t.float() for t in low]
+    exact = deformable_attention(
+        wide[0], wide[1], wide[2], positions, table.bfloat16().float(), y, x
+    )
+    torch.testing.assert_close(out, exact.bfloat16())
