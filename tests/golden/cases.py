@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,12 +18,14 @@ from foveal.models.family import find_variant
 from tests.golden.deterministic import sample, signal, weight
 
 FOLDER = Path(__file__).parent
+
+
+def read_json(name: str) -> dict[str, Any]:
+    return json.loads(gzip.decompress((FOLDER / name).read_bytes()))
+
+
 CASES = sorted(path.name.removesuffix(".json.gz") for path in FOLDER.glob("*@*.json.gz"))
-WITH_GRADIENTS = [
-    name
-    for name in CASES
-    if "grad_norms" in json.loads(gzip.open(FOLDER / f"{name}.json.gz").read())
-]
+WITH_GRADIENTS = [name for name in CASES if "grad_norms" in read_json(f"{name}.json.gz")]
 
 OUR_NAMES = {
     "dat_tiny_plus_plus": "dat_pp_tiny",
@@ -78,17 +81,17 @@ class Case:
         if not self.is_dense:
             return model(image)
         norm = self.variant.startswith("transnext")
-        maps = model.forward_intermediates(image, norm=norm, intermediates_only=True)
+        _, maps = model.forward_intermediates(image, norm=norm)
         return maps[-1].mean((2, 3))
 
 
 @cache
 def official_state_dicts() -> dict[str, Any]:
-    return json.loads(gzip.open(FOLDER / "state_dicts.json.gz").read())
+    return read_json("state_dicts.json.gz")
 
 
 def load(name: str) -> Case:
-    meta = json.loads(gzip.open(FOLDER / f"{name}.json.gz").read())
+    meta = read_json(f"{name}.json.gz")
     with np.load(FOLDER / f"{name}.npz") as arrays:
         return Case(name, meta, dict(arrays))
 
@@ -126,7 +129,9 @@ def relative_error(ours: Tensor, reference: np.ndarray) -> float:
 def tapped(model: Backbone, variant: str, path: str) -> tuple[nn.Module, str | None]:
     """Our module for an official module path, and the reading to take of it, if not its output."""
     if path.endswith(".mlp.context_layer"):
-        return model.get_submodule(our_path(variant, path.removesuffix(".context_layer"))), "context"
+        return model.get_submodule(
+            our_path(variant, path.removesuffix(".context_layer"))
+        ), "context"
     return model.get_submodule(our_path(variant, path)), None
 
 
@@ -139,8 +144,7 @@ def our_path(variant: str, path: str) -> str:
         stage = int(path.split(".")[1])  # an official layer ends with the downsampling
         return f"stages.{stage + 1}.downsample" if stage < 3 else "stages.3"
     family, config = find_variant(variant)
-    found = (rule.to_ours(path + ".") for rule in family.renames(config))
-    return next(p for p in found if p is not None).rstrip(".")
+    return first(rule.to_ours(path + ".") for rule in family.renames(config)).rstrip(".")
 
 
 def in_official_layout(ours: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -175,17 +179,18 @@ def tap_errors(case: Case, model: Backbone, image: Tensor) -> dict[str, float]:
 
 def official_gradients(variant: str, model: Backbone) -> dict[str, np.ndarray]:
     """The gradient of every parameter, by official key."""
-    like = model.state_dict()
-    gradients = {k: p.grad for k, p in model.named_parameters()}
-    filled = {k: like[k] if gradients.get(k) is None else gradients[k] for k in like}
-    official = foveal.convert_state_dict(variant, filled, to_official=True)
+    gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+    everything = {**model.state_dict(), **gradients}
+    official = foveal.convert_state_dict(variant, everything, to_official=True)
     family, config = find_variant(variant)
-    backwards = {k for k, g in gradients.items() if g is not None}
+    rules = family.renames(config)
     found = {}
     for key, value in official.items():
-        if is_computed(key):
-            continue
-        ours = next(p for p in (r.to_ours(key) for r in family.renames(config)) if p is not None)
-        if ours in backwards:
+        ours = None if is_computed(key) else first(rule.to_ours(key) for rule in rules)
+        if ours in gradients:
             found[key] = value.numpy()
     return found
+
+
+def first(names: Iterable[str | None]) -> str:
+    return next(name for name in names if name is not None)

@@ -47,7 +47,8 @@ def test_37_variants() -> None:
 
 
 @pytest.mark.parametrize(
-    "variant", ["focalnet_tiny_srf", "transnext_micro", "cloformer_xxs", "dat_tiny", "efficientmod_xxs"]
+    "variant",
+    ["focalnet_tiny_srf", "transnext_micro", "cloformer_xxs", "dat_tiny", "efficientmod_xxs"],
 )
 class TestStrictness:
     def test_headless(self, variant: str) -> None:

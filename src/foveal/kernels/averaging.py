@@ -7,6 +7,7 @@ frozen by export; a matrix made from comparisons is neither, and costs next to n
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from foveal.kernels.tables import table
 
@@ -36,7 +37,10 @@ def _average_between(start: Tensor, end: Tensor, size: int, dtype: torch.dtype) 
 def average(
     x: Float[Tensor, "b h w c"], rows: Float[Tensor, "hp h"], cols: Float[Tensor, "wp w"]
 ) -> Float[Tensor, "b hp wp c"]:
-    """The map averaged over cells: `rows` and `cols` hold one cell's weights a row."""
-    b, _, w, c = x.shape
-    x = (rows @ x.flatten(2)).view(b, rows.shape[0], w, c)
-    return cols @ x
+    """The map averaged over cells: `rows` and `cols` hold one cell's weights a row.
+
+    Two linear layers over the last dimension: the one form whose shapes export can prove for
+    every size.
+    """
+    across = F.linear(x.permute(0, 1, 3, 2), cols)
+    return F.linear(across.permute(0, 3, 2, 1), rows).permute(0, 3, 1, 2)

@@ -9,6 +9,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.layers.image_input import ImageConv2d
+
 
 class ConvNorm(nn.Module):
     """`norm(conv(x))`, (B, in, H, W) → (B, out, H/stride, W/stride).
@@ -20,6 +22,7 @@ class ConvNorm(nn.Module):
         bias: whether the convolution has one.
         dilation: spacing of the kernel's taps where the network keeps a higher resolution than it
             was trained at (`output_stride`). The stride is then 1 and the map keeps its size.
+        on_image: this is the network's first convolution, which checks the image.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class ConvNorm(nn.Module):
         eps: float = 1e-5,
         bias: bool = True,
         dilation: int | None = None,
+        on_image: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -45,7 +49,7 @@ class ConvNorm(nn.Module):
             left, right = dilation * padding, dilation * (kernel_size - 1 - padding)
             self.pad = [left, right, left, right]
             stride, padding = 1, 0
-        self.proj = nn.Conv2d(
+        self.proj = (ImageConv2d if on_image else nn.Conv2d)(
             in_dim,
             out_dim,
             kernel_size,
@@ -63,11 +67,9 @@ class ConvNorm(nn.Module):
         return self.norm(self.proj(x))
 
 
-def conv_norm_stem(image_input: nn.Module, patch_embed: ConvNorm) -> nn.Sequential:
+def conv_norm_stem(patch_embed: ConvNorm) -> nn.Sequential:
     """The stem of a family that starts with one convolution: `stem.proj`, `stem.norm`."""
-    return nn.Sequential(
-        OrderedDict(input=image_input, proj=patch_embed.proj, norm=patch_embed.norm)
-    )
+    return nn.Sequential(OrderedDict(proj=patch_embed.proj, norm=patch_embed.norm))
 
 
 def downsampling(

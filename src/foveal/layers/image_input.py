@@ -1,4 +1,4 @@
-"""The first thing in every stem: is this an image batch that the network can see?"""
+"""The first convolution of every network: is this an image batch that it can see?"""
 
 import torch
 from jaxtyping import Float
@@ -9,30 +9,21 @@ from foveal.errors import FovealError
 MIN_SIDE = 32
 
 
-class ImageInput(nn.Module):
-    """Refuses what is not an image batch, and lays the rest out channels-last.
-
-    Args:
-        in_chans: channels the network expects.
+class ImageConv2d(nn.Conv2d):
+    """A convolution that refuses what is not an image batch, and lays the rest out channels-last.
 
     Raises:
-        FovealError: not a floating-point (B, in_chans, H, W) tensor with H and W of at least 32.
+        FovealError: not a floating-point (B, in_channels, H, W) tensor of the weights' dtype with
+            H and W of at least 32.
     """
 
-    def __init__(self, in_chans: int):
-        super().__init__()
-        self.in_chans = in_chans
-
-    def forward(self, image: Tensor) -> Float[Tensor, "b c h w"]:
+    def forward(self, input: Tensor) -> Float[Tensor, "b c h w"]:
         if not torch.compiler.is_compiling():
-            check_image(image, self.in_chans)
-        return image.contiguous(memory_format=torch.channels_last)
-
-    def extra_repr(self) -> str:
-        return f"in_chans={self.in_chans}"
+            check_image(input, self.in_channels, self.weight.dtype)
+        return super().forward(input.contiguous(memory_format=torch.channels_last))
 
 
-def check_image(image: Tensor, in_chans: int) -> None:
+def check_image(image: Tensor, in_chans: int, dtype: torch.dtype) -> None:
     """Raise a FovealError that says what is wrong with `image`, if anything is."""
     expected = f"(batch, {in_chans}, height, width)"
     given = tuple(image.shape)
@@ -42,6 +33,10 @@ def check_image(image: Tensor, in_chans: int) -> None:
         raise FovealError(
             f"Expected floating-point pixels, got {image.dtype}; "
             "scale them to [0, 1], then normalise."
+        )
+    if image.dtype != dtype and not torch.is_autocast_enabled(image.device.type):
+        raise FovealError(
+            f"The image is {image.dtype} and the model {dtype}; convert one: image.to({dtype})."
         )
     if image.shape[1] != in_chans:
         raise FovealError(

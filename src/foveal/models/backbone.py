@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -174,8 +175,8 @@ class Backbone(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The last normed map and chosen maps on the way to it.
+    ) -> Any:
+        """`(last normed map, chosen maps)`, or the chosen maps alone.
 
         Args:
             x: images.

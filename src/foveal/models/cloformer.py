@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from foveal.errors import OptionError
 from foveal.kernels.averaging import average, block_matrix
-from foveal.layers.image_input import ImageInput
+from foveal.layers.image_input import ImageConv2d
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
 from foveal.models.family import Family, Rename
 from foveal.models.registry import register
@@ -342,10 +342,11 @@ class CloFormer(Backbone):
 def _stem(config: CloFormerConfig, dd: dict) -> nn.Sequential:
     """Four 3×3 convolutions with batch norm and ReLU, the first two strided, then a 1×1 one."""
     dim = config.embed_dims[0]
-    layers: list[tuple[str, nn.Module]] = [("input", ImageInput(config.in_chans))]
+    layers: list[tuple[str, nn.Module]] = []
     widths = [config.in_chans, dim // 2, dim, dim, dim]
     for index, stride in enumerate((2, 2, 1, 1)):
-        conv = nn.Conv2d(widths[index], widths[index + 1], 3, stride, 1, **dd)
+        conv = ImageConv2d if index == 0 else nn.Conv2d
+        conv = conv(widths[index], widths[index + 1], 3, stride, 1, **dd)
         layers += [
             ("proj" if index == 0 else f"conv{index + 1}", conv),
             (f"norm{index + 1}", nn.BatchNorm2d(widths[index + 1], **dd)),

@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from foveal.errors import OptionError
 from foveal.layers.block import Block
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
-from foveal.layers.image_input import ImageInput
 from foveal.layers.mlp import Mlp
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
 from foveal.models.family import Family, Rename
@@ -237,10 +236,12 @@ class EfficientMod(Backbone):
             )
             for stage, rates in enumerate(config.drop_path_rates(depths))
         ]
-        stem = ConvNorm(config.in_chans, channels[0], kernel_size=7, stride=4, padding=3, **dd)
+        stem = ConvNorm(
+            config.in_chans, channels[0], kernel_size=7, stride=4, padding=3, on_image=True, **dd
+        )
         super().__init__(
             config,
-            stem=conv_norm_stem(ImageInput(config.in_chans), stem),
+            stem=conv_norm_stem(stem),
             stages=stages,
             channels=channels,
             reductions=reductions,

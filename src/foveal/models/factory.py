@@ -5,15 +5,19 @@ from fnmatch import fnmatch
 from typing import Any
 
 import timm
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from foveal.errors import OptionError
+
 # Importing a family registers its variants.
-from foveal.models import cloformer, efficientmod, focalnet  # noqa: F401
+from foveal.models import cloformer, dat, efficientmod, focalnet, transnext  # noqa: F401
 from foveal.models.convert import from_official
 from foveal.models.convert import to_official as _to_official
 from foveal.models.family import FAMILIES, find_variant
-from foveal.models.registry import PREFIX
-from foveal.models.weights import WEIGHTS
+from foveal.models.metaformer import BODIES
+from foveal.models.registry import PREFIX, build
+from foveal.models.weights import UNPUBLISHED, WEIGHTS, timm_cfg
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -36,11 +40,33 @@ def create_model(
     features_only: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """A network by name, randomly initialised or pretrained."""
-    variant = name.removeprefix(PREFIX).split(".", 1)[0]
-    find_variant(variant)
+    """A network by name, randomly initialised or pretrained.
+
+    Args:
+        name: one of `list_models()`, with a checkpoint's tag if wanted
+            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`.
+        pretrained: download and load the published weights.
+        features_only: a timm feature network: the maps of `out_indices` instead of logits.
+        **options: `num_classes`, `in_chans`, `out_indices`, `drop_path_rate`, `device`, `dtype`,
+            and every option of the family's config.
+
+    Raises:
+        FovealError: unknown name; the message has the closest.
+        OptionError: an option the family does not have; the message has the right ones.
+    """
     options = {**options, "features_only": features_only} if features_only else options
+    if name in BODIES.variants:
+        return _create_body(name, pretrained, options)
+    find_variant(name.removeprefix(PREFIX).split(".", 1)[0])
     return timm.create_model(PREFIX + name.removeprefix(PREFIX), pretrained=pretrained, **options)
+
+
+def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """A body for any mixer: known to Foveal alone, as nobody has published its weights."""
+    if pretrained:
+        raise OptionError(f"{name} has no published weights; create it with pretrained=False.")
+    cfg = PretrainedCfg(**timm_cfg(UNPUBLISHED, 32)).to_dict()
+    return build(BODIES, BODIES.variants[name], name, cfg, options)
 
 
 def convert_state_dict(

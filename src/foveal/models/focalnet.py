@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from foveal.errors import OptionError
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
-from foveal.layers.image_input import ImageInput
 from foveal.layers.mlp import Mlp
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
 from foveal.models.family import Family, Rename
@@ -112,7 +111,7 @@ class FocalModulation(nn.Module):
             for kernel in (focal_window + 2 * level for level in range(focal_level))
         )
         self.h = nn.Conv2d(dim, dim, 1, **dd)
-        self.norm = LayerNorm2d(dim, eps=1e-5, **dd) if use_postln_in_modulation else nn.Identity()
+        self.norm = nn.LayerNorm(dim, eps=1e-5, **dd) if use_postln_in_modulation else nn.Identity()
         self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -121,30 +120,33 @@ class FocalModulation(nn.Module):
         return self._modulate(query, modulator)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Step 1: q, z⁰ (b c h w) and the L+1 gates (b L+1 h w)."""
+        """Step 1: q, z⁰ (b h w c) and the L+1 gates (b h w L+1)."""
         widths = (self.dim, self.dim, self.focal_level + 1)
-        q, z, g = self.f(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).split(widths, dim=1)
+        q, z, g = self.f(x.permute(0, 2, 3, 1)).split(widths, dim=-1)
         return q, z, g
 
     def _contexts(self, z: Tensor) -> list[Tensor]:
-        """Steps 2 and 3: z¹ … z^L from depthwise convolutions, z^{L+1} (b c 1 1) from the mean."""
+        """Steps 2 and 3: z¹ … z^L from depthwise convolutions, z^{L+1} (b 1 1 c) from the mean."""
         contexts = []
         for depthwise in self.focal_layers:
-            z = F.gelu(depthwise(z))
+            z = F.gelu(depthwise(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
             contexts.append(z)
-        return [*contexts, F.gelu(z.mean((2, 3), keepdim=True))]
+        return [*contexts, F.gelu(z.mean((1, 2), keepdim=True))]
 
     def _aggregate(self, contexts: list[Tensor], gates: Tensor) -> Tensor:
         """Step 4: the modulator before h, Σ g^l ⊙ z^l."""
-        modulator = contexts[0] * gates[:, :1]
+        modulator = contexts[0] * gates[..., :1]
         for level, context in enumerate(contexts[1:], start=1):
-            modulator = modulator + context * gates[:, level : level + 1]
+            modulator = modulator + context * gates[..., level : level + 1]
         return modulator / len(contexts) if self.normalize_modulator else modulator
 
     def _modulate(self, query: Tensor, modulator: Tensor) -> Tensor:
         """Step 5: proj(q ⊙ h(m)), with a layer norm in between if asked for."""
-        y = self.norm(query * self.h(modulator))
-        return self.proj(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.proj(self.norm(query * self._mapped(modulator))).permute(0, 3, 1, 2)
+
+    def _mapped(self, modulator: Tensor) -> Tensor:
+        """h(m), a 1×1 convolution."""
+        return self.h(modulator.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """What forward computes on the way.
@@ -156,8 +158,9 @@ class FocalModulation(nn.Module):
         query, context, gates = self._split(x)
         contexts = self._contexts(context)
         named = {f"context_{level}": z for level, z in enumerate(contexts, start=1)}
-        modulator = self.h(self._aggregate(contexts, gates))
-        return {"query": query, "gates": gates, **named, "modulator": modulator}
+        modulator = self._mapped(self._aggregate(contexts, gates))
+        named = {"query": query, "gates": gates, **named, "modulator": modulator}
+        return {name: value.permute(0, 3, 1, 2) for name, value in named.items()}
 
 
 class FocalNetBlock(nn.Module):
@@ -248,11 +251,12 @@ class FocalNet(Backbone):
             kernel_size=7 if overlap else config.patch_size,
             stride=config.patch_size,
             padding=2 if overlap else 0,
+            on_image=True,
             **dd,
         )
         super().__init__(
             config,
-            stem=conv_norm_stem(ImageInput(config.in_chans), stem),
+            stem=conv_norm_stem(stem),
             stages=stages,
             channels=channels,
             reductions=reductions,

@@ -88,6 +88,9 @@ def _drive_folder(folder: str) -> str:
     return f"It is in the Google Drive folder https://drive.google.com/drive/folders/{folder}."
 
 
+# What a body that nobody has published weights of is told of images.
+UNPUBLISHED = Weights(tag="", licence="Apache-2.0", paper="2111.11418")
+
 # The first of a variant is its default.
 WEIGHTS: dict[str, tuple[Weights, ...]] = {
     "focalnet_tiny_srf": (
