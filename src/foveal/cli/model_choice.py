@@ -1,0 +1,78 @@
+"""Which model a command is to use."""
+
+from argparse import Namespace
+from dataclasses import replace
+
+from jsonargparse import ArgumentParser
+
+from foveal.cli.arguments import UsageError, model_options
+from foveal.cli.console import banner, note
+from foveal.tools.trained import (
+    TrainedModel,
+    available_device,
+    find_checkpoint,
+    load_trained,
+    model_by_name,
+    read_card,
+)
+
+
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """The flags that choose a trained model."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR_OR_FILE",
+        help="output folder of a training run (best, else last), or a file",
+    )
+    parser.add_argument("--model", metavar="NAME", help="network, where the file does not say it")
+    parser.add_argument("--pretrained", action="store_true", help="published weights of --model")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
+    add_option_argument(parser)
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
+
+
+def add_option_argument(parser: ArgumentParser) -> None:
+    """The flag for options of the network."""
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the network, such as focal_levels=3; may be repeated",
+    )
+
+
+def chosen_model(options: Namespace) -> TrainedModel:
+    """The model that the flags speak of, on its device; a banner says if it is untrained."""
+    trained = _load(options)
+    if options.image_size is not None:
+        preprocessing = replace(trained.card.preprocessing, image_size=options.image_size)
+        trained = replace(trained, card=replace(trained.card, preprocessing=preprocessing))
+    if not trained.is_trained:
+        banner(
+            f"UNTRAINED: {trained.card.model} has random weights, so what follows is noise. "
+            "Give --checkpoint DIR, or --pretrained for published weights."
+        )
+    trained.model.to(available_device(options.device))
+    return trained
+
+
+def _load(options: Namespace) -> TrainedModel:
+    name, checkpoint = options.model, options.checkpoint
+    if checkpoint is not None and options.pretrained:
+        raise UsageError("--checkpoint and --pretrained exclude each other; give one of them.")
+    if checkpoint is not None:
+        card = read_card(find_checkpoint(checkpoint))
+        if name is None or (card is not None and card.model == name):
+            return load_trained(checkpoint)
+    if name is None:
+        raise UsageError("Give --checkpoint DIR, or --model NAME with --pretrained.")
+    trained = model_by_name(
+        name,
+        pretrained=options.pretrained,
+        checkpoint=checkpoint,
+        options=model_options(options.option),
+    )
+    if checkpoint is not None:
+        note(trained.source)
+    return trained

@@ -1,0 +1,129 @@
+"""Labelled images as a PyTorch dataset whose random transforms depend on seed, epoch and index."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from foveal.data.images import BadImage, read_image, to_mode
+
+Source = Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with labels, aligned.
+
+    Attributes:
+        sources: files, or images in memory.
+        labels: class index of each.
+        names: what a person calls each: its path, or its number in a collection.
+    """
+
+    sources: Sequence[Source]
+    labels: Sequence[int]
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def take(self, indices: Sequence[int]) -> "Samples":
+        """The samples at `indices`, in that order."""
+        return Samples(
+            [self.sources[i] for i in indices],
+            [self.labels[i] for i in indices],
+            [self.names[i] for i in indices],
+        )
+
+    def join(self, other: "Samples") -> "Samples":
+        """These samples, then `other`'s."""
+        return Samples(
+            [*self.sources, *other.sources],
+            [*self.labels, *other.labels],
+            [*self.names, *other.names],
+        )
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A collection to train on and to judge by.
+
+    Attributes:
+        classes: names, by class index.
+        train: what is trained on.
+        val: what is held out.
+        skipped: images that could not be read and were left out.
+        ignored: how many files without an image's extension were passed over.
+    """
+
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples
+    skipped: tuple[BadImage, ...] = ()
+    ignored: int = 0
+
+
+class Sample(TypedDict):
+    """One item, or once collated a batch: image (C, H, W), class index, position in the data."""
+
+    image: Tensor
+    label: int
+    index: int
+
+
+class ImageDataset(Dataset[Sample]):
+    """Transformed images, the same ones for the same seed, epoch and index in any worker."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Callable[[Image.Image], Tensor],
+        *,
+        mode: str = "RGB",
+        seed: int = 0,
+    ):
+        self.samples = samples
+        self.transform = transform
+        self.mode = mode
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other random transforms than in other epochs."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        source = self.samples.sources[index]
+        in_memory = isinstance(source, Image.Image)
+        image = to_mode(source, self.mode) if in_memory else read_image(source, self.mode)
+        with seeded(self.seed, self.epoch, index):
+            tensor = self.transform(image)
+        return {"image": tensor, "label": self.samples.labels[index], "index": index}
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Random numbers that depend on `key` alone inside; the generators outside are untouched."""
+    seed = np.random.SeedSequence([abs(part) for part in key]).generate_state(1)[0].item()
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        # Not torch.manual_seed, which would also reseed every accelerator.
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

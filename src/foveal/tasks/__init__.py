@@ -1,0 +1,1 @@
+"""Heads, losses and figures; one task a module or folder."""

@@ -1,0 +1,167 @@
+"""Image classification: loss, figures, predictions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """A class and the probability that a model gives it, in [0, 1]."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model takes one image for, the likeliest class first."""
+
+    image: str
+    scores: tuple[ClassScore, ...]
+
+    @property
+    def top(self) -> ClassScore:
+        """The likeliest class."""
+        return self.scores[0]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class's share of an evaluation: how many images, and how many were recognised."""
+
+    name: str
+    num_images: int
+    num_correct: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """In per cent; None where there was no image."""
+        return 100 * self.num_correct / self.num_images if self.num_images else None
+
+
+@dataclass(frozen=True)
+class ClassificationResult:
+    """Figures of one evaluation.
+
+    Attributes:
+        classes: names by index.
+        num_images: how many were judged.
+        top1: share with the right class first, in per cent.
+        top5: share with the right class among the first five, in per cent.
+        loss: mean cross-entropy, in nats.
+        confusion: images by true (row) and predicted class (column).
+    """
+
+    classes: tuple[str, ...]
+    num_images: int
+    top1: float
+    top5: float
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+
+    def per_class(self) -> tuple[ClassResult, ...]:
+        """The same, class by class."""
+        rows = zip(self.classes, self.confusion, strict=True)
+        return tuple(ClassResult(name, sum(r), r[i]) for i, (name, r) in enumerate(rows))
+
+
+class ClassificationMeter:
+    """Adds up an evaluation batch by batch."""
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.in_top5 = 0
+        self.loss = 0.0
+
+    def update(self, outputs: tuple[Tensor, ...]) -> None:
+        """Take in logits (B, num_classes) and labels (B)."""
+        logits, labels = outputs[0].float().cpu(), outputs[1].cpu()
+        top = logits.topk(min(5, self.num_classes), dim=1).indices
+        cells = labels * self.num_classes + top[:, 0]
+        counts = torch.bincount(cells, minlength=self.num_classes**2)
+        self.confusion += counts.view(self.num_classes, self.num_classes)
+        self.in_top5 += int((top == labels[:, None]).sum())
+        self.loss += F.cross_entropy(logits, labels, reduction="sum").item()
+
+    def scores(self) -> dict[str, float]:
+        """top1 and top5 in per cent, and the mean loss."""
+        count = max(1, int(self.confusion.sum()))
+        return {
+            "top1": 100 * int(self.confusion.diagonal().sum()) / count,
+            "top5": 100 * self.in_top5 / count,
+            "loss": self.loss / count,
+        }
+
+    def result(self, classes: Sequence[str]) -> ClassificationResult:
+        """Everything, with the classes' names."""
+        rows = tuple(tuple(int(cell) for cell in row) for row in self.confusion)
+        num_images = int(self.confusion.sum())
+        return ClassificationResult(tuple(classes), num_images, **self.scores(), confusion=rows)
+
+
+class Classification:
+    """The task, as the training loop knows it.
+
+    Args:
+        num_classes: outputs of the model.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+    """
+
+    best_score = "top1"
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0):
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
+        """Cross-entropy in float32."""
+        logits = model(batch["image"]).float()
+        return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits (B, num_classes) and labels (B)."""
+        return model(batch["image"]), batch["label"]
+
+    def count(self, batch: Mapping[str, Any]) -> int:
+        """Images in the batch."""
+        return len(batch["image"])
+
+    def meter(self) -> ClassificationMeter:
+        """A fresh meter."""
+        return ClassificationMeter(self.num_classes)
+
+
+def collect_logits(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]]
+) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+    """Logits and labels of every image, on the CPU; the model is put into eval mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    logits, labels = [], []
+    with torch.inference_mode():
+        for batch in batches:
+            logits.append(model(batch["image"].to(device)).float().cpu())
+            labels.append(batch["label"])
+    return torch.cat(logits), torch.cat(labels)
+
+
+def top_classes(
+    logits: Float[Tensor, "n classes"], names: Sequence[str], images: Sequence[str], top: int = 5
+) -> list[Prediction]:
+    """The `top` likeliest classes of each image, at most as many as there are."""
+    probabilities, indices = logits.softmax(1).topk(min(top, logits.shape[1]), dim=1)
+    predictions = []
+    for row, image in enumerate(images):
+        order: list[int] = indices[row].tolist()
+        shares: list[float] = probabilities[row].tolist()
+        scores = (ClassScore(i, str(names[i]), p) for i, p in zip(order, shares, strict=True))
+        predictions.append(Prediction(image, tuple(scores)))
+    return predictions

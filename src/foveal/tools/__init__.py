@@ -1,0 +1,1 @@
+"""What consumes a finished model."""

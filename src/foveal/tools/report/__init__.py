@@ -1,0 +1,1 @@
+"""HTML reports: the only place that writes HTML."""

@@ -1,0 +1,89 @@
+"""Every wrong input gets one sentence on standard error and exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+import foveal as library
+from foveal.cli.main import main, sentence
+from foveal.data.images import ImageError
+from tests.cli.conftest import MODEL, Foveal
+
+TRAIN = ["train", MODEL, "--data={folder}", "--output={tmp}/run"]
+
+CASES: list[tuple[list[str], list[str]]] = [
+    (["trian"], ["no command 'trian'", "'train'"]),
+    (["train", "--model=x"], ["needs --data"]),
+    ([*TRAIN, "--epoch=3"], ["no option --epoch", "--epochs"]),
+    ([*TRAIN, "--max_step", "3"], ["no option --max_step", "--max-steps"]),
+    ([*TRAIN, "--epochs=three"], ["--epochs takes a whole number", "'three'"]),
+    ([*TRAIN, "--lr=fast"], ["--lr takes a number"]),
+    ([*TRAIN, "--epochs=0"], ["epochs is 1 or more"]),
+    ([*TRAIN, "--on-bad-image=drop"], ["--on-bad-image", "refuse", "skip"]),
+    ([*TRAIN, "--resume", "--overwrite"], ["exclude each other"]),
+    ([*TRAIN, "--pretrained", "--checkpoint=x"], ["exclude each other"]),
+    ([*TRAIN, "--option=embed_dim"], ["KEY=VALUE"]),
+    ([*TRAIN, "--option=embed_dims=16"], ["no option 'embed_dims'", "'embed_dim'"]),
+    ([*TRAIN, "--image-size=16"], ["from 32 pixels"]),
+    ([*TRAIN, "--checkpoint={tmp}/none"], ["no checkpoint"]),
+    ([*TRAIN[:3], "--output={image}"], ["Cannot write to the output folder"]),
+    ([*TRAIN[:3], "--output={image}/run"], ["Cannot write to the output folder"]),
+    ([*TRAIN[:3], "--output={folder}"], ["in use"]),
+    (["train", "--model=focalnet_tinny_srf", *TRAIN[2:]], ["Unknown model", "focalnet_tiny_srf"]),
+    (["train", MODEL, "--data={tmp}/none", "--output={tmp}/run"], ["does not exist"]),
+    (["train", MODEL, "--data={folder}/red", "--output={tmp}/run"], ["no class folders"]),
+    (["train", MODEL, "--data={hollow}", "--output={tmp}/run"], ["white has no images"]),
+    (["predict", "--checkpoint={trained}"], ["needs IMAGE"]),
+    (["predict", "{image}"], ["--checkpoint DIR"]),
+    (["predict", "{image}", "--checkpoint={tmp}/none"], ["There is no checkpoint"]),
+    (["predict", "{image}", "--checkpoint={folder}"], ["neither best.safetensors nor last"]),
+    (["predict", "{image}", "--checkpoint={image}"], ["does not say which model"]),
+    (["predict", "{tmp}/none.png", "--checkpoint={trained}"], ["none.png", "no such file"]),
+    (["predict", "{trained}/config.yaml", "--checkpoint={trained}"], ["is not an image"]),
+    (["predict", "{folder}", "--checkpoint={trained}"], ["it is a folder"]),
+    (["predict", "{image}", "--model=efficientmod_xx"], ["efficientmod_xxs"]),
+    (["predict", "{image}", "--model=cloformer_xxs", "--pretrained"], ["never published"]),
+    (["eval", "--checkpoint={trained}", "--data={tmp}/none"], ["does not exist"]),
+    (["models", "resnet"], ["No model matches 'resnet'"]),
+    (["convert", "{image}", MODEL, "--output={tmp}/a.safetensors"], ["000.png"]),
+    (["convert", "{image}", MODEL, "--output={tmp}/a.pth"], [".safetensors file"]),
+    (["convert", "{tmp}/none.pth", MODEL, "--output={tmp}/a.safetensors"], ["none.pth"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), CASES, ids=lambda value: " ".join(value)[:60])
+def test_a_sentence(
+    foveal: Foveal, folder: Path, trained: Path, tmp_path: Path, argv: list[str], words: list[str]
+):
+    hollow = tmp_path / "hollow"
+    for name in ("red", "white"):
+        (hollow / name).mkdir(parents=True)
+    (hollow / "red" / "a.png").write_bytes((folder / "red" / "000.png").read_bytes())
+    places = {
+        "folder": folder,
+        "trained": trained,
+        "tmp": tmp_path,
+        "hollow": hollow,
+        "image": folder / "red" / "000.png",
+    }
+    outcome = foveal(*(argument.format(**places) for argument in argv))
+    assert outcome.code == 2
+    assert outcome.err.startswith("foveal: ") and outcome.err.count("\n") == 1, outcome.err
+    assert all(word in outcome.err for word in words), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_help_and_version(foveal: Foveal):
+    assert library.__version__ in foveal("--version").out
+    for command in ("train", "eval", "predict", "models", "convert", "quickstart"):
+        assert command in foveal("--help").out
+        assert foveal(command, "--help").code == 0
+    assert main([]) == 2
+
+
+def test_an_error_of_a_worker_process_is_a_sentence_too():
+    wrapped = ImageError(
+        "Caught ImageError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        "last):\n  File …\nfoveal.data.images.ImageError: a.png is not an image: it is empty.\n"
+    )
+    assert sentence(wrapped) == "a.png is not an image: it is empty."

@@ -1,0 +1,92 @@
+"""`foveal train`: results in a folder, resuming, replacing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foveal.train.checkpoint import read_metadata
+from tests.cli.conftest import SHORT, Foveal
+
+
+def test_a_run_leaves_everything_that_its_use_needs(trained: Path):
+    assert {path.name for path in trained.iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "config.yaml",
+        "metrics.jsonl",
+        "state",
+    }
+    metadata = read_metadata(trained / "best.safetensors")
+    assert metadata["model"] == "focalnet_tiny_srf"
+    assert metadata["options"] == {"embed_dim": 16, "depths": [1, 1, 1, 1]}
+    assert metadata["classes"] == ["blue", "green", "red"]
+    assert metadata["preprocessing"]["image_size"] == 32
+    assert metadata["metrics"]["top1"] == 100
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert (config["train"]["epochs"], config["train"]["lr"]) == (6, 3e-3)
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines if "epoch" in line] == list(range(1, 7))
+
+
+def test_resume_goes_on_and_overwrite_begins_again(foveal: Foveal, folder: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    command = ["train", *SHORT, "--data", folder, "--output", output]
+    assert foveal(*command, "--max-steps", 3).code == 0
+    again = foveal(*command)
+    assert again.code == 2 and "in use" in again.err and "--resume" in again.err
+    assert foveal(*command, "--resume", "--max_steps=6").code == 0
+    assert read_metadata(output / "last.safetensors")["step"] == 6
+    assert foveal(*command, "--overwrite", "--max-steps", 2).code == 0
+    assert read_metadata(output / "last.safetensors")["step"] == 2
+
+
+def test_resuming_something_else_is_refused(foveal: Foveal, folder: Path, trained: Path):
+    command = ["train", "--model=focalnet_tiny_lrf", "--data", folder, "--output", trained]
+    outcome = foveal(*command, "--resume")
+    assert outcome.code == 2 and "model 'focalnet_tiny_srf', not 'focalnet_tiny_lrf'" in outcome.err
+
+
+def test_a_failed_overwrite_keeps_the_earlier_run(foveal: Foveal, trained: Path):
+    nowhere = trained / "nowhere"
+    outcome = foveal("train", *SHORT, "--data", nowhere, "--output", trained, "--overwrite")
+    assert outcome.code == 2 and (trained / "best.safetensors").exists()
+
+
+def test_training_starts_from_a_checkpoint(
+    foveal: Foveal, folder: Path, trained: Path, tmp_path: Path
+):
+    command = ["train", *SHORT, "--data", folder, "--output", tmp_path / "run"]
+    outcome = foveal(*command, "--checkpoint", trained, "--max-steps", 1, "--lr", 1e-6)
+    assert outcome.code == 0
+    assert read_metadata(tmp_path / "run" / "last.safetensors")["metrics"]["top1"] == 100
+
+
+def test_bad_images_are_skipped_as_told_and_named(foveal: Foveal, folder: Path, tmp_path: Path):
+    bad = folder / "red" / "broken.png"
+    bad.write_bytes(b"")
+    try:
+        command = ["train", *SHORT, "--data", folder, "--max-steps", 1]
+        refused = foveal(*command, "--output", tmp_path / "a")
+        skipped = foveal(*command, "--output", tmp_path / "b", "--on-bad-image", "skip")
+    finally:
+        bad.unlink()
+    assert refused.code == 2 and str(bad) in refused.err
+    assert skipped.code == 0 and "Left out 1 images" in skipped.err and str(bad) in skipped.err
+
+
+def test_ctrl_c_leaves_what_was_saved(
+    foveal: Foveal, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / "run"
+    command = ["train", *SHORT, "--data", folder, "--output", output]
+    with monkeypatch.context() as patch:
+        patch.setattr("foveal.train.progress.TrainProgress.epoch", interrupt)
+        outcome = foveal(*command)
+    assert outcome.code == 130 and "last.safetensors holds" in outcome.err
+    assert foveal(*command, "--resume").code == 0
+    assert read_metadata(output / "last.safetensors")["epoch"] == 6
