@@ -1,0 +1,254 @@
+"""Aggregated attention and its position bias against the formulas, one pair at a time."""
+
+from collections.abc import Callable
+from math import log2
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveal.kernels import chunks
+from foveal.kernels.aggregated_attention import (
+    AttentionTerms,
+    aggregated_attention,
+    aggregated_attention_weights,
+)
+from foveal.kernels.biased_attention import biased_attention, biased_attention_weights
+from foveal.kernels.position_bias import BiasMLP, extrapolated_bias, interpolated_bias
+
+HEADS, CHANNELS = 2, 3
+# (H, W), (Hp, Wp): whole cells, ragged, overlapping, single cells, more cells than pixels.
+SHAPES = [
+    ((4, 6), (2, 3)),
+    ((5, 7), (2, 3)),
+    ((7, 3), (3, 2)),
+    ((3, 4), (3, 4)),
+    ((1, 5), (1, 2)),
+    ((1, 1), (1, 1)),
+    ((2, 3), (4, 4)),
+]
+
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def inputs(
+    size: tuple[int, int], cells: tuple[int, int], window: int = 3
+) -> tuple[Five, AttentionTerms, BiasMLP]:
+    """Query, key, value, pooled key, pooled value; the learned terms; the position bias."""
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+    k2 = window**2
+    terms = AttentionTerms(
+        normal(HEADS, CHANNELS),
+        normal(HEADS).abs(),
+        normal(HEADS, k2),
+        normal(HEADS, CHANNELS, k2),
+        normal(HEADS, k2),
+    )
+    mlp = BiasMLP(normal(16, 2), normal(16), normal(HEADS, 16), normal(HEADS))
+    query, key, value = (normal(2, *size, HEADS, CHANNELS) for _ in range(3))
+    pooled_key, pooled_value = (normal(2, *cells, HEADS, CHANNELS) for _ in range(2))
+    return (query, key, value, pooled_key, pooled_value), terms, mlp
+
+
+def centre(cell: int, size: int, cells: int) -> float:
+    """Mean position of the pixels that adaptive average pooling gives a cell."""
+    pixels = torch.arange(size, dtype=torch.float64)[None, None]
+    return F.adaptive_avg_pool1d(pixels, cells)[0, 0, cell].item()
+
+
+def coordinate(query: int, key: float, side: int) -> float:
+    displacement = (query - key) / max(side - 1, 1) * 8
+    sign = (displacement > 0) - (displacement < 0)
+    return sign * log2(abs(displacement) + 1) / log2(8)
+
+
+def naive_bias(mlp: BiasMLP, size: tuple[int, int], cells: tuple[int, int], side: int) -> Tensor:
+    bias = torch.empty(HEADS, *size, *cells, dtype=torch.float64)
+    for y, x, a, b in torch.cartesian_prod(*(torch.arange(n) for n in (*size, *cells))).tolist():
+        at = torch.tensor(
+            [
+                coordinate(y, centre(a, size[0], cells[0]), side),
+                coordinate(x, centre(b, size[1], cells[1]), side),
+            ],
+            dtype=torch.float64,
+        )
+        hidden = (mlp.weight1 @ at + mlp.bias1).clamp(min=0)
+        bias[:, y, x, a, b] = mlp.weight2 @ hidden + mlp.bias2
+    return bias
+
+
+def naive_resized(bias: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
+    """Bilinear resizing of (n s s p p), over the keys, then over the queries."""
+    n, s, _, p, _ = bias.shape
+    keys = F.interpolate(bias.reshape(n, s * s, p, p), cells, mode="bilinear")
+    queries = keys.reshape(n, s, s, -1).permute(0, 3, 1, 2)
+    queries = F.interpolate(queries, size, mode="bilinear")
+    return queries.permute(0, 2, 3, 1).reshape(n, *size, *cells)
+
+
+def naive_position(
+    head: int, query: Tensor, keys: list, terms: AttentionTerms, pooled: tuple[Tensor, ...]
+) -> Tensor:
+    """y at one position: keys are (k, v) of the window, None outside; pooled has k, v and B."""
+    seen = [pair for pair in keys if pair is not None]
+    unit = query / query.norm()
+    count = torch.tensor(float(len(seen) + len(pooled[0])), dtype=torch.float64)
+    scaled = (unit + terms.query_embedding[head]) * terms.scale[head] * count.log()
+    logits, values = [], []
+    for cell, pair in enumerate(keys):
+        if pair is not None:
+            logits.append(scaled @ (pair[0] / pair[0].norm()) + terms.local_bias[head, cell])
+            values.append(pair[1])
+    for key, value, bias in zip(*pooled, strict=True):
+        logits.append(scaled @ (key / key.norm()) + bias)
+        values.append(value)
+    y = torch.stack(logits).softmax(0) @ torch.stack(values)
+    for cell, pair in enumerate(keys):
+        if pair is not None:
+            token = unit @ terms.tokens[head, :, cell] + terms.token_bias[head, cell]
+            y = y + token * pair[1]
+    return y
+
+
+def naive_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pooled_key: Tensor,
+    pooled_value: Tensor,
+    terms: AttentionTerms,
+    bias: Tensor,
+) -> Tensor:
+    b, h, w, n, _ = query.shape
+    reach = round(terms.local_bias.shape[-1] ** 0.5) // 2
+    out = torch.empty_like(query)
+    for i in torch.cartesian_prod(*(torch.arange(s) for s in (b, n, h, w))).tolist():
+        image, head, y, x = i
+        window = [
+            (key[image, v, u, head], value[image, v, u, head])
+            if 0 <= v < h and 0 <= u < w
+            else None
+            for v in range(y - reach, y + reach + 1)
+            for u in range(x - reach, x + reach + 1)
+        ]
+        pooled = (
+            pooled_key[image, :, :, head].flatten(0, 1),
+            pooled_value[image, :, :, head].flatten(0, 1),
+            bias[head, y, x].flatten(),
+        )
+        out[image, y, x, head] = naive_position(
+            head, query[image, y, x, head], window, terms, pooled
+        )
+    return out
+
+
+@pytest.mark.parametrize(("size", "cells"), SHAPES)
+@pytest.mark.parametrize("side", [1, 5])
+def test_extrapolated_bias(size: tuple[int, int], cells: tuple[int, int], side: int) -> None:
+    mlp = inputs(size, cells)[-1]
+    found = extrapolated_bias(mlp, size, cells, side).of_rows(0, size[0])
+    torch.testing.assert_close(found, naive_bias(mlp, size, cells, side))
+
+
+@pytest.mark.parametrize(("size", "cells"), SHAPES)
+@pytest.mark.parametrize(("side", "pretrain_cells"), [(1, 1), (4, 2), (5, 2), (3, 3)])
+def test_interpolated_bias(
+    size: tuple[int, int], cells: tuple[int, int], side: int, pretrain_cells: int
+) -> None:
+    mlp = inputs(size, cells)[-1]
+    trained = naive_bias(mlp, (side, side), (pretrain_cells, pretrain_cells), side)
+    found = interpolated_bias(mlp, size, cells, side, pretrain_cells).of_rows(0, size[0])
+    torch.testing.assert_close(found, naive_resized(trained, size, cells))
+
+
+@pytest.mark.parametrize(("size", "cells"), SHAPES)
+def test_attention(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    tensors, terms, mlp = inputs(size, cells)
+    bias = extrapolated_bias(mlp, size, cells, 5)
+    expected = naive_attention(*tensors, terms, naive_bias(mlp, size, cells, 5))
+    torch.testing.assert_close(aggregated_attention(*tensors, terms, bias), expected)
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_other_windows(window: int) -> None:
+    tensors, terms, mlp = inputs((4, 3), (2, 2), window)
+    bias = extrapolated_bias(mlp, (4, 3), (2, 2), 5)
+    expected = naive_attention(*tensors, terms, naive_bias(mlp, (4, 3), (2, 2), 5))
+    torch.testing.assert_close(aggregated_attention(*tensors, terms, bias), expected)
+
+
+def test_local_and_pooled_weights_share_one_softmax() -> None:
+    (query, key, _, pooled_key, _), terms, mlp = inputs((5, 7), (2, 3))
+    bias = extrapolated_bias(mlp, (5, 7), (2, 3), 5)
+    weights = aggregated_attention_weights(query, key, pooled_key, terms, bias)
+    total = weights.local.sum(-1) + weights.pooled.sum((-2, -1))
+    torch.testing.assert_close(total, torch.ones_like(total))
+    # The corner's window has five cells outside the map.
+    assert weights.local[:, :, 0, 0, [0, 1, 2, 3, 6]].eq(0).all()
+
+
+def test_full_attention() -> None:
+    (query, key, value, _, _), _, mlp = inputs((4, 3), (4, 3))
+    query, key, value = (t.permute(0, 3, 1, 2, 4) for t in (query, key, value))
+    bias = naive_bias(mlp, (4, 3), (4, 3), 5)
+    logits = torch.einsum("bnyxd,bnuvd->bnyxuv", query, key) + bias
+    weights = logits.flatten(4).softmax(-1).view(logits.shape)
+    provider = extrapolated_bias(mlp, (4, 3), (4, 3), 5)
+    torch.testing.assert_close(biased_attention_weights(query, key, provider), weights)
+    found = biased_attention(query, key, value, provider)
+    torch.testing.assert_close(found, torch.einsum("bnyxuv,bnuvd->bnyxd", weights, value))
+
+
+@pytest.mark.parametrize("build", [extrapolated_bias, interpolated_bias])
+def test_chunks_change_nothing(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, terms, mlp = inputs((7, 5), (3, 2))
+    options = (5, 2) if build is interpolated_bias else (5,)
+
+    def outputs() -> tuple[Tensor, Tensor]:
+        y = aggregated_attention(*tensors, terms, build(mlp, (7, 5), (3, 2), *options))
+        q, k, v = (t.permute(0, 3, 1, 2, 4) for t in tensors[:3])
+        return y, biased_attention(q, k, v, build(mlp, (7, 5), (7, 5), *options))
+
+    whole = outputs()
+    for limit in (1, 4000):
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", limit)
+        assert len(chunks.row_chunks(7, 1200)) > 1
+        torch.testing.assert_close(outputs(), whole)
+
+
+def test_row_chunks_cover_all_rows() -> None:
+    found = chunks.row_chunks(10, chunks.CHUNK_BYTES // 4)
+    assert found == [(0, 4), (4, 8), (8, 10)]
+    assert chunks.row_chunks(2, 10 * chunks.CHUNK_BYTES) == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("build", [extrapolated_bias, interpolated_bias])
+def test_gradients(build: Callable) -> None:
+    tensors, terms, mlp = inputs((2, 3), (1, 2))
+    options = (5, 2) if build is interpolated_bias else (5,)
+    leaves = [t.requires_grad_() for t in (*tensors, *terms, *mlp)]
+
+    def run(*leaves: Tensor) -> Tensor:
+        terms, mlp = AttentionTerms(*leaves[5:10]), BiasMLP(*leaves[10:])
+        bias = build(mlp, (2, 3), (1, 2), *options)
+        q, k, v, pooled_k, pooled_v = leaves[:5]
+        return aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias)
+
+    assert torch.autograd.gradcheck(run, leaves)
+
+
+def test_low_precision_is_computed_in_float32() -> None:
+    tensors, terms, mlp = inputs((5, 7), (2, 3))
+    terms, mlp = AttentionTerms(*(t.float() for t in terms)), BiasMLP(*(t.float() for t in mlp))
+    bias = extrapolated_bias(mlp, (5, 7), (2, 3), 5)
+    q, k, v, pooled_k, pooled_v = (t.bfloat16() for t in tensors)
+    found = aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias)
+    q, k, v, pooled_k, pooled_v = (t.float() for t in (q, k, v, pooled_k, pooled_v))
+    exact = aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
