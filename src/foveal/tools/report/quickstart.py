@@ -66,6 +66,14 @@ def _inputs(quickstart: Quickstart) -> Float[Tensor, "n c h w"]:
     return torch.stack([transform(to_mode(i, mode)) for i in _images(quickstart.held_out)])
 
 
+def _view(pixels: Float[Tensor, "c h w"], quickstart: Quickstart) -> Image.Image:
+    """What the network sees, in grey: the part of the scan that the maps lie over."""
+    preprocessing = quickstart.trained.card.preprocessing
+    grey = (pixels * torch.tensor(preprocessing.std).view(-1, 1, 1)).mean(0)
+    grey = 255 * (grey + sum(preprocessing.mean) / preprocessing.in_chans).clamp(0, 1)
+    return Image.fromarray(grey.round().byte().numpy())
+
+
 def _images(samples: Samples) -> list[Image.Image]:
     return [source for source in samples.sources if isinstance(source, Image.Image)]
 
@@ -84,7 +92,8 @@ def _summary(quickstart: Quickstart, result: ClassificationResult) -> str:
     text = (
         f"{quickstart.trained.card.model}, from random weights, trained on "
         f"{quickstart.num_trained:,} scans and judged on {result.num_images:,} others. "
-        f"Each scan has 8×8 cells, enlarged to {side}×{side} pixels."
+        f"Each scan has 8×8 cells, enlarged to {side}×{side} pixels. The figures are those of the "
+        "epoch that did best on the judged scans."
     )
     heading = f"<h1>{quickstart.title}</h1>"
     return f"<header>\n{heading}\n{html.paragraph(text)}\n{html.figures(values)}\n</header>"
@@ -120,6 +129,7 @@ def _modulation(quickstart: Quickstart, inputs: Float[Tensor, "n c h w"]) -> str
     samples, images = quickstart.held_out, _images(quickstart.held_out)
     chosen = [samples.labels.index(label) for label in sorted(set(samples.labels))[:6]]
     maps = modulation_maps(quickstart.trained.model, inputs[chosen])
+    views = [_view(image, quickstart) for image in inputs[chosen]]
     # A map of one cell is the same everywhere and shows nothing.
     maps = {stage: values for stage, values in maps.items() if values.shape[-1] > 1}
     head = "".join(
@@ -132,7 +142,7 @@ def _modulation(quickstart: Quickstart, inputs: Float[Tensor, "n c h w"]) -> str
         cells = [html.picture(images[index], f"scan of a {name}", 96)]
         for stage, values in maps.items():
             alt = f"modulation of {stage} over a {name}"
-            cells.append(html.picture(overlay(values[row], images[index]), alt, 96))
+            cells.append(html.picture(overlay(values[row], views[row]), alt, 96))
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     table = (
         f'<div class="scroll"><table><thead><tr><th scope="col">scan</th>{head}</tr></thead>'
