@@ -21,7 +21,7 @@ SIZES = [
 
 def attend(tensors: list[Tensor], s: int) -> Tensor:
     q, k, v, bias = tensors
-    return neighborhood_attention(q, k, v, bias, s)
+    return neighborhood_attention(q, k, v, bias, (q.shape[1], q.shape[2]), s)
 
 
 def by_definition(tensors: list[Tensor], s: int) -> Tensor:
@@ -74,7 +74,7 @@ def test_weights_are_those_of_the_output(h: int, w: int, s: int) -> None:
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, h, w, dtype=torch.float64))
     # Positions 0, 1, 2, … as values turn the output into a weighted mean of neighbours' numbers.
     number = torch.arange(h * w, dtype=torch.float64).view(1, h, w, 1, 1).expand(2, h, w, 2, 4)
-    found = neighborhood_attention(q, k, number, bias, s)[..., 0].permute(0, 3, 1, 2)
+    found = neighborhood_attention(q, k, number, bias, (h, w), s)[..., 0].permute(0, 3, 1, 2)
     rows = (torch.arange(h) - s // 2).clamp(0, h - s)[:, None] + torch.arange(s)
     columns = (torch.arange(w) - s // 2).clamp(0, w - s)[:, None] + torch.arange(s)
     numbers = (rows[:, None, :, None] * w + columns[None, :, None, :]).flatten(2)
@@ -83,7 +83,7 @@ def test_weights_are_those_of_the_output(h: int, w: int, s: int) -> None:
 
 def test_low_precision_keeps_its_dtype() -> None:
     q, k, v, bias = (tensor.detach().bfloat16() for tensor in inputs(9, 8, 7))
-    out = neighborhood_attention(q, k, v, bias, 7)
+    out = neighborhood_attention(q, k, v, bias, (9, 8), 7)
     assert out.dtype == torch.bfloat16
-    exact = neighborhood_attention(q.float(), k.float(), v.float(), bias.float(), 7)
+    exact = neighborhood_attention(q.float(), k.float(), v.float(), bias.float(), (9, 8), 7)
     torch.testing.assert_close(out, exact.bfloat16())

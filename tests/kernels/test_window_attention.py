@@ -34,11 +34,13 @@ def test_equals_the_definition(h: int, w: int, window: int, shifted: bool) -> No
     torch.manual_seed(0)
     qkv = torch.randn(2, h, w, 3, 2, 4, dtype=torch.float64)
     bias = torch.randn(2, window**2, window**2, dtype=torch.float64)
-    shift = (window + 1) // 2
+    shift = (window + 1) // 2 if shifted else 0
     mask = shift_mask(h, w, window, shift, torch.float64, CPU) if shifted else None
-    expected = by_definition(qkv, bias, mask, window)
-    torch.testing.assert_close(window_attention(qkv, bias, mask, window), expected)
-    weights = window_weights(qkv, bias, mask, window)
+    rolled = by_definition(qkv.roll((-shift, -shift), (1, 2)), bias, mask, window)
+    expected = rolled.roll((shift, shift), (1, 2))[:, : h - 1, : w - 2]
+    found = window_attention(qkv, bias, (h - 1, w - 2), window, shift)
+    torch.testing.assert_close(found, expected)
+    weights = window_weights(qkv, bias, window, shift)
     assert weights.shape == (2, h * w // window**2, 2, window**2, window**2)
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
 

@@ -1,16 +1,10 @@
-"""Sizes that may be symbols, and normalised coordinates on a map whose sides run from −1 to 1."""
-
-from typing import cast
+"""Normalised coordinates on a map whose sides run from −1 to 1."""
 
 import torch
 from torch import Tensor
 
+from foveal.kernels.shapes import at_least
 from foveal.kernels.tables import table
-
-
-def at_least(size: int, least: int) -> int:
-    """The greater of the two, without a branch on a size that the compiler keeps symbolic."""
-    return cast(int, torch.sym_max(size, least))
 
 
 @table

@@ -31,10 +31,10 @@ from torch.nn import functional as F
 from foveal.errors import OptionError
 from foveal.kernels import deformable_attention as deformable
 from foveal.kernels.averaging import average, block_matrix
-from foveal.kernels.grids import at_least, cell_centres, corner_grid
+from foveal.kernels.grids import cell_centres, corner_grid
 from foveal.kernels.precision import at_least_float32, full_precision
+from foveal.kernels.shapes import at_least, reshape
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem
-from foveal.layers.image_input import ImageInput
 from foveal.layers.mlp import Mlp
 from foveal.models import dat_local as local
 from foveal.models import dat_official as official
@@ -164,8 +164,9 @@ class OffsetNetwork(nn.Module):
         u = F.gelu(self.norm(u.permute(0, 2, 3, 1).unflatten(3, (groups, -1))))
         u = at_least_float32(u)
         with full_precision(u):
-            offsets = F.linear(u, self.pointwise.weight.flatten(1).to(u.dtype))
-        return offsets.permute(0, 3, 1, 2, 4)
+            weights = self.pointwise.weight.flatten(1).to(u.dtype)
+            offsets = torch.stack([(u * weight).sum(-1) for weight in weights], -1)
+        return offsets.permute(0, 3, 1, 2, 4).contiguous()
 
 
 class DeformableAttention(nn.Module):
@@ -284,23 +285,22 @@ class DeformableAttention(nn.Module):
 
     def _sample(self, x: Tensor, positions: Tensor) -> Tensor:
         """Step 4: x̃ (b c hk wk), the map at the positions, or pooled where there are no offsets."""
-        b, c, h, w = x.shape
+        h, w = x.shape[2:]
         wide = at_least_float32(x)
         if self.offset_network is None:
             rows, columns = (block_matrix(n, self.stride, wide.dtype, x.device) for n in (h, w))
             with full_precision(x):
                 pooled = average(wide.permute(0, 2, 3, 1).contiguous(), rows, columns)
             return pooled.permute(0, 3, 1, 2).to(x.dtype)
-        hk, wk = positions.shape[2:4]
         with full_precision(x):
-            samples = F.grid_sample(
-                wide.reshape(b * self.num_groups, c // self.num_groups, h, w),
-                positions.flip(-1).reshape(b * self.num_groups, hk, wk, 2).to(wide.dtype),
-                mode="bilinear",
-                padding_mode="zeros",
-                align_corners=True,
+            groups = zip(
+                wide.chunk(self.num_groups, 1), positions.to(wide.dtype).unbind(1), strict=True
             )
-        return samples.reshape(b, c, hk, wk).to(x.dtype)
+            samples = [
+                F.grid_sample(part, p.flip(-1), "bilinear", "zeros", align_corners=True)
+                for part, p in groups
+            ]
+        return torch.cat(samples, 1).to(x.dtype)
 
     def _heads(self, query: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (b heads h w d), k and v (b heads n d)."""
@@ -309,11 +309,13 @@ class DeformableAttention(nn.Module):
             y.permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
             for y in (query, self.key(samples), self.value(samples))
         )
-        return q, k.flatten(2, 3), v.flatten(2, 3)
+        shape = (*k.shape[:2], k.shape[2] * k.shape[3], k.shape[4])
+        return q, reshape(k, *shape), reshape(v, *shape)
 
     def _project(self, out: Tensor, query: Tensor) -> Tensor:
         """Step 6: W_o, from (b heads h w d)."""
-        y = out.permute(0, 1, 4, 2, 3).flatten(1, 2)
+        b, heads, h, w, d = out.shape
+        y = reshape(out.permute(0, 2, 3, 1, 4), b, h, w, heads * d).permute(0, 3, 1, 2)
         if self.position_conv is not None:
             y = y + self.position_conv(query)
         return self.proj(y.contiguous(memory_format=torch.channels_last))
@@ -416,14 +418,15 @@ class DAT(Backbone):
 
 def _stem(config: DATConfig, dd: dict) -> nn.Sequential:
     """To a map of a quarter of the image's side; in DAT++ by two overlapping convolutions."""
-    image, dim = ImageInput(config.in_chans), config.dims[0]
+    dim = config.dims[0]
     if not config.use_conv_embed:
-        return conv_norm_stem(image, ConvNorm(config.in_chans, dim, kernel_size=4, stride=4, **dd))
+        patches = ConvNorm(config.in_chans, dim, kernel_size=4, stride=4, on_image=True, **dd)
+        return conv_norm_stem(patches)
     conv = {"kernel_size": 3, "stride": 2, "padding": 1}
-    first = ConvNorm(config.in_chans, dim // 2, **conv, **dd)
+    first = ConvNorm(config.in_chans, dim // 2, on_image=True, **conv, **dd)
     second = ConvNorm(dim // 2, dim, **conv, **dd)
-    names = ("input", "proj", "norm", "act", "proj2", "norm2")
-    parts = (image, first.proj, first.norm, nn.GELU(), second.proj, second.norm)
+    names = ("proj", "norm", "act", "proj2", "norm2")
+    parts = (first.proj, first.norm, nn.GELU(), second.proj, second.norm)
     return nn.Sequential(OrderedDict(zip(names, parts, strict=True)))
 
 

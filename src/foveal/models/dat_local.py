@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from foveal.errors import OptionError
 from foveal.kernels import neighborhood_attention as neighborhood
 from foveal.kernels import window_attention as windows
-from foveal.kernels.grids import at_least
+from foveal.kernels.shapes import at_least, pad
 from foveal.layers.block import Block
 
 
@@ -67,35 +67,30 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        h, w = x.shape[2:]
-        out = windows.window_attention(*self._steps(x), self.window_size).flatten(3)
-        if self.shift:
-            out = out.roll((self.shift, self.shift), (1, 2))
-        return self.proj(out[:, :h, :w]).permute(0, 3, 1, 2)
+        qkv, bias = self._steps(x)
+        size = (x.shape[2], x.shape[3])
+        out = windows.window_attention(qkv, bias, size, self.window_size, self.shift)
+        return self.proj(out.flatten(3)).permute(0, 3, 1, 2)
 
-    def _steps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """q, k, v of the padded and rolled map, the bias, and the mask if windows are shifted."""
+    def _steps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q, k, v of the padded map, (b h' w' 3 heads d), and the bias, (heads t t)."""
         side = self.window_size
         h, w = ((n + side - 1) // side * side for n in x.shape[2:])
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, w - x.shape[3], 0, h - x.shape[2]))
-        mask = None
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), (1, 2))
-            mask = windows.shift_mask(h, w, side, self.shift, torch.float32, x.device)
+        x = pad(x.permute(0, 2, 3, 1), h, w, side - 1)
         qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1))
         index = windows.relative_position_index(side, x.device)
         bias = self.relative_position_bias_table[index.flatten()].view(side**2, side**2, -1)
-        return qkv, bias.permute(2, 0, 1), mask
+        return qkv, bias.permute(2, 0, 1)
 
     def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """What forward computes on the way.
 
         Returns:
-            attention (b windows heads t t), of the padded and rolled map; values, of the same map,
-            (b h' w' heads d).
+            attention (b windows heads t t), of the padded map rolled by −shift; values
+            (b h' w' heads d), of the padded map.
         """
-        qkv, bias, mask = self._steps(x)
-        attention = windows.window_weights(qkv, bias, mask, self.window_size)
+        qkv, bias = self._steps(x)
+        attention = windows.window_weights(qkv, bias, self.window_size, self.shift)
         return {"attention": attention, "values": qkv[:, :, :, 2]}
 
 
@@ -133,17 +128,14 @@ class NeighborhoodAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias, std=0.01)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        h, w = x.shape[2:]
-        q, k, v = self._project(x)
-        out = neighborhood.neighborhood_attention(
-            q, k, v, self.relative_position_bias, self.kernel_size
-        )
-        return self.proj(out[:, :h, :w].flatten(3)).permute(0, 3, 1, 2)
+        bias, size = self.relative_position_bias, (x.shape[2], x.shape[3])
+        out = neighborhood.neighborhood_attention(*self._project(x), bias, size, self.kernel_size)
+        return self.proj(out.flatten(3)).permute(0, 3, 1, 2)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (b h' w' heads d) of the map, padded to the size of one neighbourhood."""
-        missing = [at_least(n, self.kernel_size) - n for n in x.shape[2:]]
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, missing[1], 0, missing[0]))
+        h, w = (at_least(n, self.kernel_size) for n in x.shape[2:])
+        x = pad(x.permute(0, 2, 3, 1), h, w, 2 * self.kernel_size - 2)
         return self.qkv(x).unflatten(3, (3, self.num_heads, -1)).unbind(3)
 
     def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from foveal.kernels.chunks import row_chunks
 from foveal.kernels.precision import at_least_float32, full_precision
+from foveal.kernels.shapes import reshape
 from foveal.kernels.tables import table as cached_table
 
 
@@ -40,8 +41,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
     q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
     with full_precision(q):
         if bias is None:
-            out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v)
-            return out.unflatten(2, (h, w)).to(dtype)
+            return _attend_columns(q, k, v, None).to(dtype)
         logits = b * heads * h * k.shape[2] * q.element_size()
         parts = [
             _attend_columns(q[:, :, :, start:stop], k, v, bias.columns(slice(start, stop)))
@@ -50,11 +50,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
         return (parts[0] if len(parts) == 1 else torch.cat(parts, 3)).to(dtype)
 
 
-def _attend_columns(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    h, w = q.shape[2:4]
-    mask = bias.flatten(2, 3).to(q.dtype)
-    out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask)
-    return out.unflatten(2, (h, w))
+def _attend_columns(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    b, heads, h, w, d = q.shape
+    if bias is not None:
+        bias = reshape(bias.to(q.dtype), bias.shape[0], heads, h * w, k.shape[2])
+    q = reshape(q, b, heads, h * w, d)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return reshape(out, b, heads, h, w, d)
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Bias | None) -> Tensor:
@@ -79,11 +81,13 @@ def table_bias(table: Tensor, positions: Tensor, query_y: Tensor, query_x: Tenso
         width = across.low.shape[2]
         # (b, groups, heads of a group, ht, columns · n), then rows of h in place of ht.
         shape = (b, groups, heads // groups, ht, width * n)
-        flat = Lookup(*(field.flatten(2)[:, :, None, None] for field in across))
+        flat = Lookup(*(reshape(field, b, groups, 1, 1, width * n) for field in across))
         values = _interpolate(table.expand(b, -1, -1, -1, -1), 4, flat, shape)
         down = Lookup(*(field[:, :, None, :, None] for field in rows))
         shape = (b, groups, heads // groups, query_y.shape[0], width, n)
-        return _interpolate(values.unflatten(4, (width, n)), 3, down, shape).flatten(1, 2)
+        values = reshape(values, b, groups, heads // groups, ht, width, n)
+        bias = _interpolate(values, 3, down, shape)
+        return reshape(bias, b, heads, query_y.shape[0], width, n)
 
     cells = ht + query_y.shape[0]
     return Bias(columns, b * heads * cells * n * positions.element_size())
@@ -91,7 +95,7 @@ def table_bias(table: Tensor, positions: Tensor, query_y: Tensor, query_x: Tenso
 
 def axis_lookup(query: Tensor, position: Tensor, cells: int) -> Lookup:
     """The cells around displacement (query − position)/2 ∈ [−1, 1] on an axis of `cells`."""
-    displacement = (query[:, None] - position[:, :, None]) / 2
+    displacement = (query[:, None] - position.contiguous()[:, :, None]) / 2
     at = (displacement + 1) / 2 * (cells - 1)
     floor = at.detach().floor()
     high_weight = at - floor
@@ -121,12 +125,13 @@ def log_bias(
     A displacement is four times query − key, mapped by sign(u) · log2(|u| + 1) / log2(8).
     """
     b, groups, n, _ = positions.shape
-    dy = _log_spaced(query_y[:, None] - positions[..., None, :, 0])
+    dy = _log_spaced(query_y[:, None] - positions[..., 0].contiguous()[..., None, :])
 
     def columns(part: slice) -> Tensor:
-        dx = _log_spaced(query_x[part, None] - positions[..., None, :, 1])
+        dx = _log_spaced(query_x[part, None] - positions[..., 1].contiguous()[..., None, :])
         pair = torch.broadcast_tensors(dy[..., :, None, :], dx[..., None, :, :])
-        return mlp(torch.stack(pair, -1)).permute(0, 1, 5, 2, 3, 4).flatten(1, 2)
+        bias = mlp(torch.stack(pair, -1)).permute(0, 1, 5, 2, 3, 4)
+        return reshape(bias, b, groups * bias.shape[2], *bias.shape[3:])
 
     size = b * groups * query_y.shape[0] * n * (hidden + 2) * positions.element_size()
     return Bias(columns, size)
@@ -150,16 +155,22 @@ def fixed_bias(
     At other sides, `queries` and `keys`, it is resized bilinearly over both (half-pixel centres).
     """
     heads, device = table.shape[0], table.device
-    across_keys = bilinear_matrix(key_sides[1], keys[1], dtype, device)
-    down_keys = bilinear_matrix(key_sides[0], keys[0], dtype, device)
-    across = bilinear_matrix(query_sides[1], queries[1], dtype, device)
-    down = bilinear_matrix(query_sides[0], queries[0], dtype, device)
-    values = table.to(dtype).view(heads, -1, *key_sides)
-    values = (down_keys @ values @ across_keys.transpose(0, 1)).flatten(2)
-    values = down @ values.view(heads, query_sides[0], -1)
-    values = values.view(heads, queries[0], query_sides[1], -1)
-    size = heads * queries[0] * values.shape[-1] * values.element_size()
-    return Bias(lambda part: (across[part] @ values)[None], size)
+    down, across, down_keys, across_keys = (
+        bilinear_matrix(source, target, dtype, device)
+        for source, target in zip((*query_sides, *key_sides), (*queries, *keys), strict=True)
+    )
+    values = table.to(dtype).view(heads, *query_sides, *key_sides)
+    # Every linear layer resizes the last axis: columns of keys, their rows, then rows of queries.
+    values = F.linear(values, across_keys)
+    values = F.linear(values.permute(0, 1, 2, 4, 3).contiguous(), down_keys)
+    values = F.linear(values.permute(0, 2, 4, 3, 1).contiguous(), down)
+    values = values.permute(0, 4, 2, 3, 1).contiguous()
+
+    def columns(part: slice) -> Tensor:
+        bias = F.linear(values, across[part]).permute(0, 1, 4, 2, 3)
+        return reshape(bias, 1, heads, queries[0], bias.shape[2], keys[0] * keys[1])
+
+    return Bias(columns, heads * queries[0] * query_sides[1] * keys[0] * keys[1] * dtype.itemsize)
 
 
 @cached_table

@@ -1,9 +1,9 @@
 """Attention of every position to the k x k positions around it, with a relative position bias.
 
-Contract. `q`, `k`, `v` (b, h, w, heads, d), h and w at least the odd kernel side s;
+Contract. `q`, `k`, `v` (b, h', w', heads, d) of a map padded to the odd kernel side s, at least;
 `position_bias` (heads, 2s − 1, 2s − 1). Along each axis the neighbourhood of position i starts at
-clip(i − s//2, 0, size − s): it is pushed inward at the border, so it always has s positions. With
-N(i) the s² neighbours of i,
+clip(i − s//2, 0, max(size, s) − s): it is pushed inward at the border, so it always has s
+positions. With N(i) the s² neighbours of i, for all i within `size`,
 
     out(i) = Σ_{j ∈ N(i)} softmax_j(q(i)·k(j) / √d + position_bias[j − i + s − 1]) v(j)
 
@@ -21,10 +21,11 @@ def neighborhood_attention(
     k: Float[Tensor, "b h w heads d"],
     v: Float[Tensor, "b h w heads d"],
     position_bias: Float[Tensor, "heads m m"],
+    size: tuple[int, int],
     kernel: int,
 ) -> Float[Tensor, "b h w heads d"]:
     """Attention to the `kernel` x `kernel` neighbours; the module says what exactly."""
-    return reference.neighborhood_attention(q, k, v, position_bias, kernel)
+    return reference.neighborhood_attention(q, k, v, position_bias, size, kernel)
 
 
 def neighborhood_weights(

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from foveal.kernels.chunks import row_chunks
 from foveal.kernels.precision import at_least_float32, full_precision
+from foveal.kernels.shapes import at_least
 from foveal.kernels.tables import table
+from foveal.kernels.tiles import Axis, Pair, tiled_attention
 
 
 @table
@@ -49,25 +51,32 @@ def bias_index(size: int, kernel: int, device: torch.device) -> Tensor:
 
 
 def neighborhood_attention(
-    q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor, kernel: int
+    q: Tensor, k: Tensor, v: Tensor, position_bias: Tensor, size: tuple[int, int], kernel: int
 ) -> Tensor:
-    b, h, w, heads, _ = q.shape
-    dtype, device = q.dtype, q.device
+    """The contract of the package, tile by tile of queries."""
+    dtype = q.dtype
     q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
     bias = F.pad(position_bias.to(q.dtype), (0, 1, 0, 1), value=float("-inf"))
+    with full_precision(q):
+        if torch.compiler.is_exporting():
+            return _by_lookup(q, k, v, bias, size, kernel).to(dtype)
+        return _by_views(q, k, v, bias, kernel)[:, : size[0], : size[1]].to(dtype)
+
+
+def _by_views(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int) -> Tensor:
+    b, h, w, heads, _ = q.shape
+    device = q.device
     queries = query_index(h, kernel, device)
     keys = key_index(h, kernel, device).clamp(max=h - 1)
     biases = bias_index(h, kernel, device)
 
     columns = (w + kernel - 1) // kernel
     logits = b * columns * heads * kernel**2 * (2 * kernel - 1) ** 2 * q.element_size()
-    with full_precision(q):
-        parts = [
-            _attend(q, k, v, bias, (queries[a:z], keys[a:z], biases[a:z]), kernel)
-            for a, z in row_chunks(queries.shape[0], logits)
-        ]
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-    return out[:, :h, :w].to(dtype)
+    parts = [
+        _attend(q, k, v, bias, (queries[a:z], keys[a:z], biases[a:z]), kernel)
+        for a, z in row_chunks(queries.shape[0], logits)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _attend(
@@ -105,6 +114,40 @@ def _tiles(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     x = x.index_select(1, rows.flatten()).index_select(2, columns.flatten())
     x = x.view(b, ny, sy, nx, sx, heads, d).permute(0, 1, 3, 5, 2, 4, 6)
     return x.reshape(b, ny * nx * heads, sy * sx, d)
+
+
+def _by_lookup(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, size: tuple[int, int], kernel: int
+) -> Tensor:
+    span, m = 2 * kernel - 1, 2 * kernel
+    padded = tuple(at_least(n, kernel) for n in size)
+    axes = (_axis(padded[0], kernel), _axis(padded[1], kernel))
+
+    def values(pair: Pair) -> Tensor:
+        index = pair.head
+        for axis, n, tile, i, j in zip(axes, padded, pair.tile, pair.query, pair.key, strict=True):
+            query, key = axis.query(tile, i), axis.key(tile, j)
+            start = (query - kernel // 2).clamp(min=0).clamp(max=n - kernel)
+            inside = (key >= start) & (key < start + kernel)
+            index = index * m + torch.where(inside, key - query + kernel - 1, m - 1)
+        return F.embedding(index, bias.reshape(-1, 1))
+
+    return tiled_attention(q, k, v, size, axes, (kernel, span), values)
+
+
+def _axis(size: int, kernel: int) -> Axis:
+    span = 2 * kernel - 1
+
+    def query(tile: Tensor, i: Tensor) -> Tensor:
+        return (tile * kernel + i).clamp(max=size - 1)
+
+    def key(tile: Tensor, j: Tensor) -> Tensor:
+        return (tile * kernel - kernel // 2).clamp(max=size - span).clamp(min=0) + j
+
+    def find(at: Tensor) -> tuple[Tensor, Tensor]:
+        return at // kernel, at % kernel
+
+    return Axis((size + kernel - 1) // kernel, query, key, find)
 
 
 def neighborhood_weights(q: Tensor, k: Tensor, position_bias: Tensor, kernel: int) -> Tensor:

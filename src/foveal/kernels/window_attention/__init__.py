@@ -1,12 +1,14 @@
 """Attention inside windows that tile the map, with a relative position bias and optional shift.
 
-Contract. `qkv` (b, h, w, 3, heads, d), h and w whole multiples of the window side s; inside every
-window, with t = s² positions in row-major order, each head computes
+Contract. `qkv` (b, h', w', 3, heads, d) of a map padded to whole windows of side s, at least. The
+map is rolled by −shift on both axes, cut into windows of t = s² positions in row-major order, and
+inside every window each head computes
 
     out = softmax(q kᵀ / √d + bias[head] + mask[window]) v
 
-`bias` is (heads, t, t); `mask` (windows, t, t) tells the regions of a rolled map apart, or is None.
-Logits and softmax are float32 at least; the result has the dtype of `qkv`.
+The result is rolled back and cropped to `size`. `bias` is (heads, t, t); the mask is 0 within a
+region of the rolled map and −100 across (see `shift_mask`). Logits and softmax are float32 at
+least; the result has the dtype of `qkv`.
 """
 
 from jaxtyping import Float
@@ -21,18 +23,19 @@ __all__ = ["relative_position_index", "shift_mask", "window_attention", "window_
 def window_attention(
     qkv: Float[Tensor, "b h w 3 heads d"],
     bias: Float[Tensor, "heads t t"],
-    mask: Float[Tensor, "windows t t"] | None,
+    size: tuple[int, int],
     window: int,
+    shift: int = 0,
 ) -> Float[Tensor, "b h w heads d"]:
     """Attention inside windows of `window` x `window` positions; the module says what exactly."""
-    return reference.window_attention(qkv, bias, mask, window)
+    return reference.window_attention(qkv, bias, size, window, shift)
 
 
 def window_weights(
     qkv: Float[Tensor, "b h w 3 heads d"],
     bias: Float[Tensor, "heads t t"],
-    mask: Float[Tensor, "windows t t"] | None,
     window: int,
+    shift: int = 0,
 ) -> Float[Tensor, "b windows heads t t"]:
-    """The attention weights alone: the softmax of the same logits."""
-    return reference.window_weights(qkv, bias, mask, window)
+    """The attention weights alone, window by window of the rolled map."""
+    return reference.window_weights(qkv, bias, window, shift)

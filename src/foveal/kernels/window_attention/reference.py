@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.kernels.tables import table
+from foveal.kernels.tiles import Axis, Pair, tiled_attention
 
 
 @table
@@ -30,37 +31,92 @@ def shift_mask(
 
 def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor:
     """(windows, window): 0 before the last window, 1 in it, 2 where the roll has wrapped around."""
-    position = torch.arange(size, device=device)
-    region = (position >= size - window).long() + (position >= size - shift).long()
-    return region.view(size // window, window)
+    position = torch.arange(size, device=device).view(size // window, window)
+    return _region(position, size, window, shift)
 
 
-def window_attention(qkv: Tensor, bias: Tensor, mask: Tensor | None, window: int) -> Tensor:
+def _region(position: Tensor, size: int, window: int, shift: int) -> Tensor:
+    return (position >= size - window).long() + (position >= size - shift).long()
+
+
+def window_attention(
+    qkv: Tensor, bias: Tensor, size: tuple[int, int], window: int, shift: int
+) -> Tensor:
+    """The contract of the package, all windows at once."""
+    dtype = qkv.dtype
+    qkv, bias = at_least_float32(qkv), at_least_float32(bias)
+    with full_precision(qkv):
+        if torch.compiler.is_exporting():
+            return _by_lookup(qkv, bias, size, window, shift).to(dtype)
+        out = _by_views(qkv, bias, window, shift)
+    if shift:
+        out = out.roll((shift, shift), (1, 2))
+    return out[:, : size[0], : size[1]].to(dtype)
+
+
+def _by_views(qkv: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
+    """The rolled and padded map's output."""
     b, h, w, _, heads, d = qkv.shape
-    rows, columns = h // window, w // window
-    parts = _partition(at_least_float32(qkv), window).unbind(0)
+    parts = _partition(qkv, window, shift).unbind(0)
+    if shift:
+        q, k, v = (part.flatten(1, 2) for part in parts)
+        mask = shift_mask(h, w, window, shift, bias.dtype, bias.device)
+        bias = (bias + mask[:, None]).flatten(0, 1)[None]
+    else:
+        q, k, v = (part.flatten(0, 1) for part in parts)
+        bias = bias[None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    out = out.reshape(b, h // window, w // window, heads, window, window, d)
+    return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, heads, d)
+
+
+def _by_lookup(qkv: Tensor, bias: Tensor, size: tuple[int, int], window: int, shift: int) -> Tensor:
+    q, k, v = qkv.unbind(3)
+    t = window**2
+    axes = (_axis(size[0], window, shift), _axis(size[1], window, shift))
+    sides = tuple(axis.tiles * window for axis in axes)
+
+    def values(pair: Pair) -> Tensor:
+        query, key = (y * window + x for y, x in (pair.query, pair.key))
+        found = F.embedding((pair.head * t + query) * t + key, bias.reshape(-1, 1))
+        for tile, i, j, side in zip(pair.tile, pair.query, pair.key, sides, strict=True):
+            apart = _region(tile * window + i, side, window, shift) != _region(
+                tile * window + j, side, window, shift
+            )
+            found = torch.where(apart[:, None] & (shift > 0), found - 100, found)
+        return found
+
+    return tiled_attention(q, k, v, size, axes, (window, window), values)
+
+
+def _axis(size: int, window: int, shift: int) -> Axis:
+    tiles = (size + window - 1) // window
+
+    def position(tile: Tensor, i: Tensor) -> Tensor:
+        return (tile * window + i + shift) % (tiles * window)
+
+    def find(at: Tensor) -> tuple[Tensor, Tensor]:
+        rolled = (at - shift) % (tiles * window)
+        return rolled // window, rolled % window
+
+    return Axis(tiles, position, position, find)
+
+
+def window_weights(qkv: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
+    h, w = qkv.shape[1:3]
+    q, k, _ = _partition(at_least_float32(qkv), window, shift).unbind(0)
     with full_precision(qkv):
-        if mask is None:
-            q, k, v = (part.flatten(0, 1) for part in parts)
-            logit_bias = bias[None]
-        else:
-            q, k, v = (part.flatten(1, 2) for part in parts)
-            logit_bias = (bias + mask[:, None]).flatten(0, 1)[None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=logit_bias.to(q.dtype))
-    out = out.reshape(b, rows, columns, heads, window, window, d).permute(0, 1, 4, 2, 5, 3, 6)
-    return out.reshape(b, h, w, heads, d).to(qkv.dtype)
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + at_least_float32(bias)
+        if shift:
+            logits = logits + shift_mask(h, w, window, shift, q.dtype, q.device)[:, None]
+        return logits.softmax(-1)
 
 
-def window_weights(qkv: Tensor, bias: Tensor, mask: Tensor | None, window: int) -> Tensor:
-    q, k, _ = _partition(at_least_float32(qkv), window).unbind(0)
-    with full_precision(qkv):
-        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
-        return (logits if mask is None else logits + mask[:, None]).softmax(-1)
-
-
-def _partition(qkv: Tensor, window: int) -> Tensor:
+def _partition(qkv: Tensor, window: int, shift: int) -> Tensor:
     """(3, b, windows, heads, t, d) from (b, h, w, 3, heads, d)."""
     b, h, w, _, heads, d = qkv.shape
-    tiles = qkv.view(b, h // window, window, w // window, window, 3, heads, d)
+    if shift:
+        qkv = qkv.roll((-shift, -shift), (1, 2))
+    tiles = qkv.reshape(b, h // window, window, w // window, window, 3, heads, d)
     tiles = tiles.permute(5, 0, 1, 3, 6, 2, 4, 7)
     return tiles.reshape(3, b, (h // window) * (w // window), heads, window * window, d)
