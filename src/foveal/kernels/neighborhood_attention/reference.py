@@ -151,6 +151,7 @@ def _axis(size: int, kernel: int) -> Axis:
 
 
 def neighborhood_weights(q: Tensor, k: Tensor, position_bias: Tensor, kernel: int) -> Tensor:
+    """The softmax alone, for readings."""
     b, h, w, heads, d = q.shape
     q, k = at_least_float32(q), at_least_float32(k)
     reach = torch.arange(kernel, device=q.device)

@@ -103,6 +103,7 @@ def _axis(size: int, window: int, shift: int) -> Axis:
 
 
 def window_weights(qkv: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
+    """The softmax alone, for readings."""
     h, w = qkv.shape[1:3]
     q, k, _ = _partition(at_least_float32(qkv), window, shift).unbind(0)
     with full_precision(qkv):
