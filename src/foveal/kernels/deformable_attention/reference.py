@@ -1,6 +1,7 @@
 """Deformable attention in plain PyTorch, over as many query columns at a time as memory allows."""
 
 from collections.abc import Callable
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -160,17 +161,21 @@ def fixed_bias(
         for source, target in zip((*query_sides, *key_sides), (*queries, *keys), strict=True)
     )
     values = table.to(dtype).view(heads, *query_sides, *key_sides)
-    # Every linear layer resizes the last axis: columns of keys, their rows, then rows of queries.
-    values = F.linear(values, across_keys)
-    values = F.linear(values.permute(0, 1, 2, 4, 3).contiguous(), down_keys)
-    values = F.linear(values.permute(0, 2, 4, 3, 1).contiguous(), down)
-    values = values.permute(0, 4, 2, 3, 1).contiguous()
+    values = _resize(_resize(values, across_keys).transpose(3, 4), down_keys)
+    values = _resize(values.permute(0, 2, 4, 3, 1), down).permute(0, 4, 2, 3, 1)
 
     def columns(part: slice) -> Tensor:
-        bias = F.linear(values, across[part]).permute(0, 1, 4, 2, 3)
+        bias = _resize(values, across[part]).permute(0, 1, 4, 2, 3)
         return reshape(bias, 1, heads, queries[0], bias.shape[2], keys[0] * keys[1])
 
     return Bias(columns, heads * queries[0] * query_sides[1] * keys[0] * keys[1] * dtype.itemsize)
+
+
+def _resize(values: Tensor, weights: Tensor) -> Tensor:
+    """The last axis put through `weights` (new, old)."""
+    *rest, last = values.shape
+    flat = F.linear(reshape(values, prod(rest), last), weights)
+    return reshape(flat, *rest, weights.shape[0])
 
 
 @cached_table
