@@ -17,9 +17,9 @@ from foveal.kernels.neighborhood_attention import reference
 
 
 def neighborhood_attention(
-    q: Float[Tensor, "b h w heads d"],
-    k: Float[Tensor, "b h w heads d"],
-    v: Float[Tensor, "b h w heads d"],
+    q: Float[Tensor, "b hp wp heads d"],
+    k: Float[Tensor, "b hp wp heads d"],
+    v: Float[Tensor, "b hp wp heads d"],
     position_bias: Float[Tensor, "heads m m"],
     size: tuple[int, int],
     kernel: int,
@@ -29,8 +29,8 @@ def neighborhood_attention(
 
 
 def neighborhood_weights(
-    q: Float[Tensor, "b h w heads d"],
-    k: Float[Tensor, "b h w heads d"],
+    q: Float[Tensor, "b hp wp heads d"],
+    k: Float[Tensor, "b hp wp heads d"],
     position_bias: Float[Tensor, "heads m m"],
     kernel: int,
 ) -> Float[Tensor, "b heads h w s2"]:

@@ -21,7 +21,7 @@ __all__ = ["relative_position_index", "shift_mask", "window_attention", "window_
 
 
 def window_attention(
-    qkv: Float[Tensor, "b h w 3 heads d"],
+    qkv: Float[Tensor, "b hp wp 3 heads d"],
     bias: Float[Tensor, "heads t t"],
     size: tuple[int, int],
     window: int,
@@ -32,7 +32,7 @@ def window_attention(
 
 
 def window_weights(
-    qkv: Float[Tensor, "b h w 3 heads d"],
+    qkv: Float[Tensor, "b hp wp 3 heads d"],
     bias: Float[Tensor, "heads t t"],
     window: int,
     shift: int = 0,
