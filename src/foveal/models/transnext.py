@@ -196,9 +196,9 @@ class AggregatedAttention(nn.Module):
         """What forward computes on the way.
 
         Returns:
-            local_attention, positional_attention (b n h w window²), pooled_attention
-            (b n h w hp wp): local and pooled sum to 1, positional is added to local;
-            temperature (n), softplus(τ); value (b c h w), pooled_value (b c hp wp).
+            local_attention, positional_attention (b n h w window²), the latter added to the former;
+            pooled_attention (b n h w hp wp), sums to 1 with local_attention; temperature (n),
+            softplus(τ); value (b c h w), pooled_value (b c hp wp).
         """
         query, key, value, pooled_key, pooled_value = self._project(x)
         terms = self._terms()
@@ -336,7 +336,6 @@ def _small(*shape: int, **dd) -> nn.Parameter:
 
 
 def _block(config: TransNeXtConfig, stage: int, drop_path: float, dd: dict) -> Block:
-    """Attention, then ConvGLU."""
     dim, heads = config.embed_dims[stage], config.num_heads[stage]
     options = {
         "pretrain_size": config.pretrain_side(stage),

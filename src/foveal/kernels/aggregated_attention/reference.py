@@ -42,6 +42,14 @@ class _Keys(NamedTuple):
     inside: Bool[Tensor, "h w k2"]
 
 
+class _Softmax(NamedTuple):
+    """The one softmax before its division by `total`."""
+
+    local: Float[Tensor, "b rows w n k2"]
+    pooled: Float[Tensor, "b n rows w hp wp"]
+    total: Float[Tensor, "b rows w n"]
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -62,10 +70,10 @@ def attention(
         row_bytes = b * heads * width * cells * keys.query.element_size()
         rows = [
             _aggregate(
-                _weights_of_rows(keys, terms, position_bias, start, stop),
+                _softmax(keys, terms, position_bias, start, stop),
+                _positional(keys, terms, start, stop),
                 padded_value[:, start : stop + window - 1],
                 pooled_value,
-                window,
             ).to(query.dtype)
             for start, stop in row_chunks(height, row_bytes)
         ]
@@ -82,7 +90,15 @@ def weights(
     """`foveal.kernels.aggregated_attention.aggregated_attention_weights`."""
     with full_precision(query):
         keys = _prepare(query, key, pooled_key, terms)
-        return _weights_of_rows(keys, terms, position_bias, 0, query.shape[1])
+        height = query.shape[1]
+        softmax = _softmax(keys, terms, position_bias, 0, height)
+        positional = _positional(keys, terms, 0, height)
+        total = softmax.total.permute(0, 3, 1, 2)
+        return Weights(
+            softmax.local.permute(0, 3, 1, 2, 4) / total[..., None],
+            positional.permute(0, 3, 1, 2, 4),
+            softmax.pooled / total[..., None, None],
+        )
 
 
 def _prepare(query: Tensor, key: Tensor, pooled_key: Tensor, terms: AttentionTerms) -> _Keys:
@@ -99,37 +115,42 @@ def _prepare(query: Tensor, key: Tensor, pooled_key: Tensor, terms: AttentionTer
     return _Keys(query, scaled_query, _pad(key, window), pooled_key, inside)
 
 
-def _weights_of_rows(
+def _softmax(
     keys: _Keys, terms: AttentionTerms, position_bias: PositionBias, start: int, stop: int
-) -> Weights:
-    """The weights of the queries in rows `start` … `stop` − 1."""
-    query, scaled = keys.query[:, start:stop], keys.scaled_query[:, start:stop]
+) -> _Softmax:
+    """The softmax of the queries in rows `start` … `stop` − 1, without joining its two parts."""
+    query = keys.scaled_query[:, start:stop]
     b, rows, width, heads, _ = query.shape
-    pooled_rows, pooled_columns = keys.pooled_key.shape[1:3]
-    cells = terms.local_bias.shape[-1]
-    window = isqrt(cells)
+    window = isqrt(terms.local_bias.shape[-1])
     near = _shifted(keys.padded_key[:, start : stop + window - 1], window, rows, width)
-    local = torch.stack([(scaled * key).sum(-1) for key in near], -1).permute(0, 3, 1, 2, 4)
-    local = local + terms.local_bias[:, None, None]
-    local = local.masked_fill(~keys.inside[start:stop], float("-inf"))
-    pooled = _by_head(scaled) @ _by_head(keys.pooled_key).mT
-    pooled = pooled.view(b, heads, rows, width, pooled_rows, pooled_columns)
+    local = torch.stack([(query * key).sum(-1) for key in near], -1) + terms.local_bias
+    local = local.masked_fill(~keys.inside[start:stop, :, None], float("-inf"))
+    pooled = _by_head(query) @ _by_head(keys.pooled_key).mT
+    pooled = pooled.view(b, heads, rows, width, *keys.pooled_key.shape[1:3])
     pooled = pooled + position_bias.of_rows(start, stop)
-    weights = torch.cat([local, pooled.flatten(4)], -1).softmax(-1)
-    positional = _by_head(query) @ terms.tokens + terms.token_bias[:, None]
-    return Weights(
-        weights[..., :cells],
-        positional.view(b, heads, rows, width, cells),
-        weights[..., cells:].unflatten(-1, (pooled_rows, pooled_columns)),
-    )
+    peak = torch.maximum(local.amax(-1), pooled.amax((-2, -1)).permute(0, 2, 3, 1)).detach()
+    local = (local - peak[..., None]).exp()
+    pooled = (pooled - peak.permute(0, 3, 1, 2)[..., None, None]).exp()
+    total = local.sum(-1) + pooled.sum((-2, -1)).permute(0, 2, 3, 1)
+    return _Softmax(local, pooled, total)
 
 
-def _aggregate(weights: Weights, padded_value: Tensor, pooled_value: Tensor, window: int) -> Tensor:
+def _positional(keys: _Keys, terms: AttentionTerms, start: int, stop: int) -> Tensor:
+    """q̂·T + t_b of the queries in rows `start` … `stop` − 1, (b rows w n k2)."""
+    query = keys.query[:, start:stop]
+    return torch.einsum("bhwnd,ndk->bhwnk", query, terms.tokens) + terms.token_bias
+
+
+def _aggregate(
+    softmax: _Softmax, positional: Tensor, padded_value: Tensor, pooled_value: Tensor
+) -> Tensor:
     """The weighted sum of the window's and the pooled values, (b rows w n d)."""
-    b, heads, rows, width, _ = weights.local.shape
-    pooled = weights.pooled.flatten(4).flatten(2, 3) @ _by_head(pooled_value)
-    out = pooled.view(b, heads, rows, width, -1).permute(0, 2, 3, 1, 4)
-    local = (weights.local + weights.positional).permute(0, 2, 3, 1, 4)
+    b, heads, rows, width, _, _ = softmax.pooled.shape
+    window = isqrt(positional.shape[-1])
+    pooled = softmax.pooled.flatten(4).flatten(2, 3) @ _by_head(pooled_value)
+    total = softmax.total[..., None]
+    out = pooled.view(b, heads, rows, width, -1).permute(0, 2, 3, 1, 4) / total
+    local = softmax.local / total + positional
     for cell, value in enumerate(_shifted(padded_value, window, rows, width)):
         out = torch.addcmul(out, local[..., cell, None], value)
     return out
