@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -138,8 +139,8 @@ def tapped(model: Backbone, variant: str, path: str) -> tuple[nn.Module, str | N
 def our_path(variant: str, path: str) -> str:
     if path in ("patch_embed", "patch_proj"):
         return "stem"
-    if variant.startswith("dat") and path.count(".") == 1:
-        return path
+    if variant.startswith("dat"):  # whose renaming rules name parameters, not whole modules
+        return re.sub(r"attns\.(\d+)", r"blocks.\1.mixer", path)
     if path.startswith("layers.") and path.count(".") == 1:
         stage = int(path.split(".")[1])  # an official layer ends with the downsampling
         return f"stages.{stage + 1}.downsample" if stage < 3 else "stages.3"
