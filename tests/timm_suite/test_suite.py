@@ -31,7 +31,7 @@ NAMES = [n for n in foveal.list_models() if not any(s in n for s in ("large", "h
 def timm_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("timm")
     requirement = f"timm=={version('timm')}"
-    arguments = ["download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary=timm"]
+    arguments = ["download", "--quiet", "--no-deps", "--no-binary=timm"]
     fetched = subprocess.run(
         [sys.executable, "-m", "pip", *arguments, "--dest", str(folder), requirement],
         capture_output=True,
