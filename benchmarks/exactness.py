@@ -12,7 +12,6 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.golden import cases
-from tests.golden.deterministic import sample, signal
 
 
 def forward_error(name: str, dtype: torch.dtype) -> float:
@@ -25,20 +24,6 @@ def forward_error(name: str, dtype: torch.dtype) -> float:
     return max(cases.relative_error(output, case.arrays["logits"]), *taps.values())
 
 
-def gradient_error(name: str) -> float:
-    """Of the input gradient in float64."""
-    case = cases.load(name)
-    model = cases.build(case)
-    image = case.image().requires_grad_()
-    output = case.output(model, image)
-    cotangent = signal("cotangent/" + case.meta["case"], tuple(output.shape))
-    output.backward(torch.from_numpy(cotangent))
-    assert image.grad is not None
-    return cases.relative_error(
-        torch.from_numpy(sample(image.grad.numpy())), case.arrays["grad/input"]
-    )
-
-
 def main() -> None:
     rows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for name in track(cases.CASES, description="cases", transient=True):
@@ -47,7 +32,8 @@ def main() -> None:
         row["float64"] = max(row["float64"], forward_error(name, torch.float64))
         row["float32"] = max(row["float32"], forward_error(name, torch.float32))
         if name in cases.WITH_GRADIENTS:
-            row["gradient"] = max(row["gradient"], gradient_error(name))
+            case = cases.load(name)
+            row["gradient"] = max(row["gradient"], cases.backward(case, cases.build(case)))
     print("| family | cases | outputs, float64 | outputs, float32 | input gradient, float64 |")
     print("|---|---|---|---|---|")
     for family, row in rows.items():

@@ -178,6 +178,17 @@ def tap_errors(case: Case, model: Backbone, image: Tensor) -> dict[str, float]:
     return errors
 
 
+def backward(case: Case, model: Backbone) -> float:
+    """Run the recorded backward pass; the relative error of the input gradient."""
+    image = case.image().requires_grad_()
+    output = case.output(model, image)
+    cotangent = signal("cotangent/" + case.meta["case"], tuple(output.shape))
+    output.backward(torch.from_numpy(cotangent))
+    assert image.grad is not None
+    gradient = torch.from_numpy(sample(image.grad.numpy()))
+    return relative_error(gradient, case.arrays["grad/input"])
+
+
 def official_gradients(variant: str, model: Backbone) -> dict[str, np.ndarray]:
     """The gradient of every parameter, by official key."""
     gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}

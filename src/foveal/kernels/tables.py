@@ -40,11 +40,6 @@ def table(build: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return cached
 
 
-def clear() -> None:
-    """Forget every table."""
-    _cache.clear()
-
-
 def cached_bytes() -> int:
     """Memory that the tables take."""
     return sum(t.untyped_storage().nbytes() for t in _cache.values())

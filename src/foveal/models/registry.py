@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
@@ -83,10 +82,9 @@ def build(
             load_pretrained(model, cfg, cache_dir)
         return model
 
-    isotropic = len(getattr(config, "depths", (1, 1))) == 1
     features = (
         {"out_indices": 3, "feature_cls": "getter"}
-        if isotropic
+        if _is_isotropic(config)
         else {
             "out_indices": (0, 1, 2, 3),
             "flatten_sequential": True,
@@ -114,12 +112,10 @@ def configure(config: BackboneConfig, options: dict[str, Any], name: str) -> Bac
 def _default_cfgs(name: str, variant: str, config: BackboneConfig) -> dict[str, Any]:
     """timm's record of every checkpoint of a variant, the first being the default."""
     records = WEIGHTS.get(variant, ())
-    isotropic = len(getattr(config, "depths", (1, 1))) == 1
-    reduction = 16 if isotropic else 32
+    reduction = 16 if _is_isotropic(config) else 32
     cfgs: dict[str, Any] = {f"{name}.{w.tag}": timm_cfg(w, reduction) for w in records}
     return dict(generate_default_cfgs(cfgs))
 
 
-def is_timm_name_free(variant: str) -> bool:
-    """Whether timm's registry gives this name to Foveal's network."""
-    return timm.models.model_entrypoint(variant).__module__ == __name__
+def _is_isotropic(config: BackboneConfig) -> bool:
+    return len(getattr(config, "depths", (1, 1))) == 1
