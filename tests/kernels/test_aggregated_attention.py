@@ -1,6 +1,5 @@
 """Aggregated attention and its position bias against the formulas, one pair at a time."""
 
-from collections.abc import Callable
 from math import log2
 
 import pytest
@@ -15,7 +14,12 @@ from foveal.kernels.aggregated_attention import (
     aggregated_attention_weights,
 )
 from foveal.kernels.biased_attention import biased_attention, biased_attention_weights
-from foveal.kernels.position_bias import BiasMLP, extrapolated_bias, interpolated_bias
+from foveal.kernels.position_bias import (
+    BiasMLP,
+    LogSpacedBias,
+    extrapolated_bias,
+    interpolated_bias,
+)
 
 HEADS, CHANNELS = 2, 3
 # (H, W), (Hp, Wp): whole cells, ragged, overlapping, single cells, more cells than pixels.
@@ -169,7 +173,7 @@ def test_interpolated_bias(
 @pytest.mark.parametrize(("size", "cells"), SHAPES)
 def test_attention(size: tuple[int, int], cells: tuple[int, int]) -> None:
     tensors, terms, mlp = inputs(size, cells)
-    bias = extrapolated_bias(mlp, size, cells, 5)
+    bias = LogSpacedBias(mlp, 5)
     expected = naive_attention(*tensors, terms, naive_bias(mlp, size, cells, 5))
     torch.testing.assert_close(aggregated_attention(*tensors, terms, bias), expected)
 
@@ -177,14 +181,14 @@ def test_attention(size: tuple[int, int], cells: tuple[int, int]) -> None:
 @pytest.mark.parametrize("window", [1, 5])
 def test_other_windows(window: int) -> None:
     tensors, terms, mlp = inputs((4, 3), (2, 2), window)
-    bias = extrapolated_bias(mlp, (4, 3), (2, 2), 5)
+    bias = LogSpacedBias(mlp, 5)
     expected = naive_attention(*tensors, terms, naive_bias(mlp, (4, 3), (2, 2), 5))
     torch.testing.assert_close(aggregated_attention(*tensors, terms, bias), expected)
 
 
 def test_local_and_pooled_weights_share_one_softmax() -> None:
     (query, key, _, pooled_key, _), terms, mlp = inputs((5, 7), (2, 3))
-    bias = extrapolated_bias(mlp, (5, 7), (2, 3), 5)
+    bias = LogSpacedBias(mlp, 5)
     weights = aggregated_attention_weights(query, key, pooled_key, terms, bias)
     total = weights.local.sum(-1) + weights.pooled.sum((-2, -1))
     torch.testing.assert_close(total, torch.ones_like(total))
@@ -198,21 +202,21 @@ def test_full_attention() -> None:
     bias = naive_bias(mlp, (4, 3), (4, 3), 5)
     logits = torch.einsum("bnyxd,bnuvd->bnyxuv", query, key) + bias
     weights = logits.flatten(4).softmax(-1).view(logits.shape)
-    provider = extrapolated_bias(mlp, (4, 3), (4, 3), 5)
+    provider = LogSpacedBias(mlp, 5)
     torch.testing.assert_close(biased_attention_weights(query, key, provider), weights)
     found = biased_attention(query, key, value, provider)
     torch.testing.assert_close(found, torch.einsum("bnyxuv,bnuvd->bnyxd", weights, value))
 
 
-@pytest.mark.parametrize("build", [extrapolated_bias, interpolated_bias])
-def test_chunks_change_nothing(build: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pretrain_cells", [None, 2])
+def test_chunks_change_nothing(pretrain_cells: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, terms, mlp = inputs((7, 5), (3, 2))
-    options = (5, 2) if build is interpolated_bias else (5,)
+    bias = LogSpacedBias(mlp, 5, pretrain_cells)
 
     def outputs() -> tuple[Tensor, Tensor]:
-        y = aggregated_attention(*tensors, terms, build(mlp, (7, 5), (3, 2), *options))
+        y = aggregated_attention(*tensors, terms, bias)
         q, k, v = (t.permute(0, 3, 1, 2, 4) for t in tensors[:3])
-        return y, biased_attention(q, k, v, build(mlp, (7, 5), (7, 5), *options))
+        return y, biased_attention(q, k, v, bias)
 
     whole = outputs()
     for limit in (1, 4000):
@@ -227,15 +231,14 @@ def test_row_chunks_cover_all_rows() -> None:
     assert chunks.row_chunks(2, 10 * chunks.CHUNK_BYTES) == [(0, 1), (1, 2)]
 
 
-@pytest.mark.parametrize("build", [extrapolated_bias, interpolated_bias])
-def test_gradients(build: Callable) -> None:
+@pytest.mark.parametrize("pretrain_cells", [None, 2])
+def test_gradients(pretrain_cells: int | None) -> None:
     tensors, terms, mlp = inputs((2, 3), (1, 2))
-    options = (5, 2) if build is interpolated_bias else (5,)
     leaves = [t.requires_grad_() for t in (*tensors, *terms, *mlp)]
 
     def run(*leaves: Tensor) -> Tensor:
         terms, mlp = AttentionTerms(*leaves[5:10]), BiasMLP(*leaves[10:])
-        bias = build(mlp, (2, 3), (1, 2), *options)
+        bias = LogSpacedBias(mlp, 5, pretrain_cells)
         q, k, v, pooled_k, pooled_v = leaves[:5]
         return aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias)
 
@@ -245,7 +248,7 @@ def test_gradients(build: Callable) -> None:
 def test_low_precision_is_computed_in_float32() -> None:
     tensors, terms, mlp = inputs((5, 7), (2, 3))
     terms, mlp = AttentionTerms(*(t.float() for t in terms)), BiasMLP(*(t.float() for t in mlp))
-    bias = extrapolated_bias(mlp, (5, 7), (2, 3), 5)
+    bias = LogSpacedBias(mlp, 5)
     q, k, v, pooled_k, pooled_v = (t.bfloat16() for t in tensors)
     found = aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias)
     q, k, v, pooled_k, pooled_v = (t.float() for t in (q, k, v, pooled_k, pooled_v))

@@ -5,6 +5,7 @@ are multiples of half a pixel, of which a map has far fewer than pairs of query 
 evaluated on a grid T of them, and B[h, y, x, a, b] = T[rows[y, a], columns[x, b], h].
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,28 @@ class ResizedBias(NamedTuple):
 
 
 PositionBias = LookedUpBias | ResizedBias
+
+
+class LogSpacedBias(NamedTuple):
+    """B for a map of any size, made where it is used: from weights few, at a size many numbers.
+
+    Attributes:
+        mlp: the weights.
+        pretrain_side: of the map at pretraining.
+        pretrain_cells: side of the grid of keys at pretraining, to resize its bias (interpolation);
+            None for the MLP at the map's own displacements (extrapolation).
+    """
+
+    mlp: BiasMLP
+    pretrain_side: int
+    pretrain_cells: int | None = None
+
+    def at(self, size: Sequence[int], cells: Sequence[int]) -> PositionBias:
+        """The bias between `size` queries and `cells` keys, rows and columns."""
+        sides = ((size[0], size[1]), (cells[0], cells[1]))
+        if self.pretrain_cells is None:
+            return extrapolated_bias(self.mlp, *sides, self.pretrain_side)
+        return interpolated_bias(self.mlp, *sides, self.pretrain_side, self.pretrain_cells)
 
 
 def extrapolated_bias(

@@ -285,22 +285,14 @@ class DeformableAttention(nn.Module):
 
     def _sample(self, x: Tensor, positions: Tensor) -> Tensor:
         """Step 4: x̃ (b c hk wk), the map at the positions, or pooled where there are no offsets."""
+        if self.offset_network is not None:
+            return deformable.deformable_samples(x, positions)
         h, w = x.shape[2:]
         wide = at_least_float32(x)
-        if self.offset_network is None:
-            rows, columns = (block_matrix(n, self.stride, wide.dtype, x.device) for n in (h, w))
-            with full_precision(x):
-                pooled = average(wide.permute(0, 2, 3, 1).contiguous(), rows, columns)
-            return pooled.permute(0, 3, 1, 2).to(x.dtype)
+        rows, columns = (block_matrix(n, self.stride, wide.dtype, x.device) for n in (h, w))
         with full_precision(x):
-            groups = zip(
-                wide.chunk(self.num_groups, 1), positions.to(wide.dtype).unbind(1), strict=True
-            )
-            samples = [
-                F.grid_sample(part, p.flip(-1), "bilinear", "zeros", align_corners=True)
-                for part, p in groups
-            ]
-        return torch.cat(samples, 1).to(x.dtype)
+            pooled = average(wide.permute(0, 2, 3, 1).contiguous(), rows, columns)
+        return pooled.permute(0, 3, 1, 2).to(x.dtype)
 
     def _heads(self, query: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (b heads h w d), k and v (b heads n d)."""

@@ -34,7 +34,7 @@ from foveal.kernels.aggregated_attention import (
 )
 from foveal.kernels.averaging import adaptive_matrix, average
 from foveal.kernels.biased_attention import biased_attention, biased_attention_weights
-from foveal.kernels.position_bias import PositionBias
+from foveal.kernels.position_bias import LogSpacedBias
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.layers.block import Block
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem
@@ -146,8 +146,8 @@ class AggregatedAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         query, key, value, pooled_key, pooled_value = self._project(x)
-        bias = self._bias(query, pooled_key)
-        y = aggregated_attention(query, key, value, pooled_key, pooled_value, self._terms(), bias)
+        learned = (self._terms(), self._bias())
+        y = aggregated_attention(query, key, value, pooled_key, pooled_value, *learned)
         # Step 5: y = proj(A_local·v_window + A_pool·v_pool).
         return self.proj(y.flatten(3)).permute(0, 3, 1, 2)
 
@@ -174,11 +174,9 @@ class AggregatedAttention(nn.Module):
         # While exporting, the sides are symbols.
         return self.pool_size or torch.sym_max(side // self.sr_ratio, 1)  # pyright: ignore[reportReturnType]
 
-    def _bias(self, query: Tensor, pooled_key: Tensor) -> PositionBias:
+    def _bias(self) -> LogSpacedBias:
         """Step 3: B between every position and every pooled cell."""
-        size, cells = tuple(query.shape[1:3]), tuple(pooled_key.shape[1:3])
-        pretrain_cells = self._pooled_side(self.position_bias.pretrain_size)
-        return self.position_bias(size, cells, pretrain_cells)
+        return self.position_bias(self._pooled_side(self.position_bias.pretrain_size))
 
     def _terms(self) -> AttentionTerms:
         """Step 4: QE, softplus(τ), b_local, T and t_b."""
@@ -202,8 +200,7 @@ class AggregatedAttention(nn.Module):
         """
         query, key, value, pooled_key, pooled_value = self._project(x)
         terms = self._terms()
-        bias = self._bias(query, pooled_key)
-        weights = aggregated_attention_weights(query, key, pooled_key, terms, bias)
+        weights = aggregated_attention_weights(query, key, pooled_key, terms, self._bias())
         return {
             "local_attention": weights.local,
             "positional_attention": weights.positional,
@@ -247,11 +244,11 @@ class FullAttention(nn.Module):
         y = biased_attention(*self._project(x)).permute(0, 2, 3, 1, 4).flatten(3)
         return self.proj(y.to(x.dtype)).permute(0, 3, 1, 2)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, PositionBias]:
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, LogSpacedBias]:
         """Steps 1 and 2: Q = (q̂ + QE)·τ log N, k̂ and v, (b n h w d), and B."""
         qkv = self.qkv(x.permute(0, 2, 3, 1)).unflatten(-1, (3, self.num_heads, -1))
         size = tuple(x.shape[2:])
-        bias = self.position_bias(size, size, self.position_bias.pretrain_size)
+        bias = self.position_bias(self.position_bias.pretrain_size)
         with full_precision(x):
             query, key, value = at_least_float32(qkv).permute(3, 0, 4, 1, 2, 5).unbind(0)
             query = F.normalize(query, dim=-1) + at_least_float32(self.query_embedding)[:, None]

@@ -3,12 +3,7 @@
 from torch import nn
 
 from foveal.errors import OptionError
-from foveal.kernels.position_bias import (
-    BiasMLP,
-    PositionBias,
-    extrapolated_bias,
-    interpolated_bias,
-)
+from foveal.kernels.position_bias import BiasMLP, LogSpacedBias
 from foveal.kernels.precision import at_least_float32, full_precision
 
 
@@ -32,12 +27,10 @@ class LogSpacedPositionBias(nn.Module):
         self.fc1 = nn.Linear(2, 512, **dd)
         self.fc2 = nn.Linear(512, num_heads, **dd)
 
-    def forward(
-        self, size: tuple[int, int], cells: tuple[int, int], pretrain_cells: int
-    ) -> PositionBias:
+    def forward(self, pretrain_cells: int) -> LogSpacedBias:
+        """The bias, calibrated to `pretrain_cells` keys a side if it interpolates."""
         weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         with full_precision(self.fc1.weight):
             mlp = BiasMLP(*(at_least_float32(weight) for weight in weights))
-            if self.mode == "extrapolate":
-                return extrapolated_bias(mlp, size, cells, self.pretrain_size)
-            return interpolated_bias(mlp, size, cells, self.pretrain_size, pretrain_cells)
+        extrapolate = self.mode == "extrapolate"
+        return LogSpacedBias(mlp, self.pretrain_size, None if extrapolate else pretrain_cells)

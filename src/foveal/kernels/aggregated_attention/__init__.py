@@ -14,7 +14,8 @@ from torch import Tensor
 
 from foveal.kernels.aggregated_attention import reference
 from foveal.kernels.aggregated_attention.reference import AttentionTerms, Weights
-from foveal.kernels.position_bias import PositionBias
+from foveal.kernels.operators import operator
+from foveal.kernels.position_bias import LogSpacedBias
 
 __all__ = ["AttentionTerms", "Weights", "aggregated_attention", "aggregated_attention_weights"]
 
@@ -26,7 +27,7 @@ def aggregated_attention(
     pooled_key: Float[Tensor, "b hp wp n d"],
     pooled_value: Float[Tensor, "b hp wp n d"],
     terms: AttentionTerms,
-    position_bias: PositionBias,
+    bias: LogSpacedBias,
 ) -> Float[Tensor, "b h w n d"]:
     """Attention to the window around each position and to the pooled map, n heads of d channels.
 
@@ -34,12 +35,21 @@ def aggregated_attention(
         query, key, value: of every position, not normalised.
         pooled_key, pooled_value: of every pooled cell.
         terms: what is learned beside them, float32 or better; the window follows from it.
-        position_bias: B, float32 or better.
+        bias: B, float32 or better.
 
     Returns:
         y in query's dtype. Everything between is computed in float32 or better.
     """
-    return reference.attention(query, key, value, pooled_key, pooled_value, terms, position_bias)
+    return _attention(query, key, value, pooled_key, pooled_value, *terms, *bias.mlp, *bias[1:])
+
+
+_attention = operator(
+    "aggregated_attention(Tensor query, Tensor key, Tensor value, Tensor pooled_key, "
+    "Tensor pooled_value, Tensor query_embedding, Tensor scale, Tensor local_bias, Tensor tokens, "
+    "Tensor token_bias, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, "
+    "int pretrain_side, int? pretrain_cells)",
+    lambda query, *_: query.new_empty(query.shape),
+)(reference.attention_of_tensors)
 
 
 def aggregated_attention_weights(
@@ -47,7 +57,7 @@ def aggregated_attention_weights(
     key: Float[Tensor, "b h w n d"],
     pooled_key: Float[Tensor, "b hp wp n d"],
     terms: AttentionTerms,
-    position_bias: PositionBias,
+    bias: LogSpacedBias,
 ) -> Weights:
     """The weights that `aggregated_attention` gives its values, of all positions at once."""
-    return reference.weights(query, key, pooled_key, terms, position_bias)
+    return reference.weights(query, key, pooled_key, terms, bias)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.kernels.chunks import row_chunks
-from foveal.kernels.position_bias import PositionBias
+from foveal.kernels.position_bias import BiasMLP, LogSpacedBias, PositionBias
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.kernels.tables import table
 
@@ -57,13 +57,14 @@ def attention(
     pooled_key: Tensor,
     pooled_value: Tensor,
     terms: AttentionTerms,
-    position_bias: PositionBias,
+    bias: LogSpacedBias,
 ) -> Tensor:
     """`foveal.kernels.aggregated_attention.aggregated_attention`, chunk by chunk of rows."""
     b, height, width, heads, _ = query.shape
     window = isqrt(terms.local_bias.shape[-1])
     cells = terms.local_bias.shape[-1] + pooled_key.shape[1] * pooled_key.shape[2]
     with full_precision(query):
+        position_bias = bias.at(query.shape[1:3], pooled_key.shape[1:3])
         keys = _prepare(query, key, pooled_key, terms)
         padded_value = _pad(at_least_float32(value), window)
         pooled_value = at_least_float32(pooled_value)
@@ -80,15 +81,40 @@ def attention(
     return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
 
+def attention_of_tensors(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pooled_key: Tensor,
+    pooled_value: Tensor,
+    query_embedding: Tensor,
+    scale: Tensor,
+    local_bias: Tensor,
+    tokens: Tensor,
+    token_bias: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    pretrain_side: int,
+    pretrain_cells: int | None,
+) -> Tensor:
+    """`attention`, with what is learned one by one."""
+    terms = AttentionTerms(query_embedding, scale, local_bias, tokens, token_bias)
+    bias = LogSpacedBias(BiasMLP(weight1, bias1, weight2, bias2), pretrain_side, pretrain_cells)
+    return attention(query, key, value, pooled_key, pooled_value, terms, bias)
+
+
 def weights(
     query: Tensor,
     key: Tensor,
     pooled_key: Tensor,
     terms: AttentionTerms,
-    position_bias: PositionBias,
+    bias: LogSpacedBias,
 ) -> Weights:
     """`foveal.kernels.aggregated_attention.aggregated_attention_weights`."""
     with full_precision(query):
+        position_bias = bias.at(query.shape[1:3], pooled_key.shape[1:3])
         keys = _prepare(query, key, pooled_key, terms)
         height = query.shape[1]
         softmax = _softmax(keys, terms, position_bias, 0, height)

@@ -8,7 +8,9 @@ displacements (query − key)/2 from −1 to 1 and is read bilinearly, with zero
     out(i) = Σ_n softmax_n(q(i)·k(n) / √d + table[head]((query(i) − position(n)) / 2)) v(n)
 
 A displacement u is at cell (u + 1)/2 · (ht − 1). The look-up is separable: rows depend on (query
-row, key), columns on (query column, key). Positions, logits and softmax are float32 at least.
+row, key), columns on (query column, key). Keys and values are projections of the map at the
+positions, read bilinearly with zeros outside (`deformable_samples`); −1 and 1 are the centres of
+its first and last cells. Positions, samples, logits and softmax are float32 at least.
 """
 
 from jaxtyping import Float
@@ -23,16 +25,31 @@ from foveal.kernels.deformable_attention.reference import (
     log_bias,
     table_bias,
 )
+from foveal.kernels.operators import operator
 
 __all__ = [
     "Bias",
     "attend",
     "attention_weights",
     "deformable_attention",
+    "deformable_samples",
     "fixed_bias",
     "log_bias",
     "table_bias",
 ]
+
+
+def deformable_samples(
+    x: Float[Tensor, "b c h w"], positions: Float[Tensor, "b groups hk wk 2"]
+) -> Float[Tensor, "b c hk wk"]:
+    """The map at the keys' positions, each group's for its own channels, in the map's dtype."""
+    return _samples(x, positions)
+
+
+_samples = operator(
+    "deformable_samples(Tensor x, Tensor positions)",
+    lambda x, positions: x.new_empty(*x.shape[:2], *positions.shape[2:4]),
+)(reference.sample)
 
 
 def deformable_attention(
@@ -45,4 +62,11 @@ def deformable_attention(
     query_x: Float[Tensor, "w"],
 ) -> Float[Tensor, "b heads h w d"]:
     """Attention with a bias from a table; the module says what exactly."""
-    return reference.attend(q, k, v, table_bias(table, positions, query_y, query_x))
+    return _attention(q, k, v, positions, table, query_y, query_x)
+
+
+_attention = operator(
+    "deformable_attention(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor table, "
+    "Tensor query_y, Tensor query_x)",
+    lambda q, *_: q.new_empty(q.shape),
+)(reference.attention)

@@ -35,6 +35,33 @@ class Lookup(NamedTuple):
     high_weight: Tensor
 
 
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    query_y: Tensor,
+    query_x: Tensor,
+) -> Tensor:
+    """The contract of the package."""
+    return attend(q, k, v, table_bias(table, positions, query_y, query_x))
+
+
+def sample(x: Tensor, positions: Tensor) -> Tensor:
+    """The map at the positions of each group of channels, (b, c, hk, wk), in float32 or better."""
+    wide = at_least_float32(x)
+    with full_precision(x):
+        groups = zip(
+            wide.chunk(positions.shape[1], 1), positions.to(wide.dtype).unbind(1), strict=True
+        )
+        samples = [
+            F.grid_sample(part, p.flip(-1), "bilinear", "zeros", align_corners=True)
+            for part, p in groups
+        ]
+    return torch.cat(samples, 1).to(x.dtype)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None) -> Tensor:
     """softmax(q kᵀ / √d + bias) v, (b, heads, h, w, d), in the dtype of `q`."""
     b, heads, h, w, _ = q.shape

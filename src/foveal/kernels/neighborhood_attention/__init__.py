@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveal.kernels.neighborhood_attention import reference
+from foveal.kernels.operators import operator
 
 
 def neighborhood_attention(
@@ -25,7 +26,14 @@ def neighborhood_attention(
     kernel: int,
 ) -> Float[Tensor, "b h w heads d"]:
     """Attention to the `kernel` x `kernel` neighbours; the module says what exactly."""
-    return reference.neighborhood_attention(q, k, v, position_bias, size, kernel)
+    return _attention(q, k, v, position_bias, size, kernel)
+
+
+_attention = operator(
+    "neighborhood_attention(Tensor q, Tensor k, Tensor v, Tensor position_bias, "
+    "SymInt[2] size, int kernel)",
+    lambda q, _k, _v, _bias, size, _: q.new_empty(q.shape[0], *size, *q.shape[3:]),
+)(reference.neighborhood_attention)
 
 
 def neighborhood_weights(

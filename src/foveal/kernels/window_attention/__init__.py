@@ -14,6 +14,7 @@ least; the result has the dtype of `qkv`.
 from jaxtyping import Float
 from torch import Tensor
 
+from foveal.kernels.operators import operator
 from foveal.kernels.window_attention import reference
 from foveal.kernels.window_attention.reference import relative_position_index, shift_mask
 
@@ -28,7 +29,13 @@ def window_attention(
     shift: int = 0,
 ) -> Float[Tensor, "b h w heads d"]:
     """Attention inside windows of `window` x `window` positions; the module says what exactly."""
-    return reference.window_attention(qkv, bias, size, window, shift)
+    return _attention(qkv, bias, size, window, shift)
+
+
+_attention = operator(
+    "window_attention(Tensor qkv, Tensor bias, SymInt[2] size, int window, int shift)",
+    lambda qkv, _bias, size, *_: qkv.new_empty(qkv.shape[0], *size, *qkv.shape[4:]),
+)(reference.window_attention)
 
 
 def window_weights(
