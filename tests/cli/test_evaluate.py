@@ -102,3 +102,34 @@ def test_tables_keep_precision_in_csv_and_escape_bars_in_markdown():
     table = Table("T", ("name", "value"), (("a|b", 1 / 3), ("c", None)))
     assert to_csv([table]) == f"name,value\na|b,{1 / 3}\nc,\n"
     assert "| a\\|b | 0.33 |" in to_markdown([table]) and "| c | – |" in to_markdown([table])
+
+
+def test_a_sweep_over_sizes(foveal: Foveal, trained: Path, elsewhere: Path, tmp_path: Path):
+    command = ["eval", "--checkpoint", trained, "--data", elsewhere, "--workers=0"]
+    outcome = foveal(*command, "--sizes=48,32", "--csv", tmp_path / "sizes.csv")
+    assert outcome.code == 0 and "trained at 32 pixels" in outcome.err
+    assert outcome.out.startswith("image size\ttop-1 %")
+    rows = list(csv.DictReader((tmp_path / "sizes.csv").open()))
+    assert [row["image size"] for row in rows] == ["32", "48"]
+    assert float(rows[0]["top-1 %"]) == pytest.approx(100 * 11 / 12)
+    assert foveal(*command, "--sizes=48", "--image-size=32").code == 2
+    wrong = foveal(*command, "--sizes=48;32")
+    assert wrong.code == 2 and "like 128,224,384, got '48;32'" in wrong.err
+
+
+def test_transnexts_modes_stand_side_by_side(foveal: Foveal, folder: Path, tmp_path: Path):
+    small = {"embed_dims": "[8,8,16,16]", "num_heads": "[1,1,2,2]", "depths": "[1,1,1,1]"}
+    options = [f"--option={key}={value}" for key, value in small.items()]
+    run = tmp_path / "run"
+    train = ["train", "--model=transnext_micro", *options, "--data", folder, "--output", run]
+    assert foveal(*train, "--image-size=64", "--max-steps=1", "--workers=0").code == 0
+    command = ["eval", "--checkpoint", run, "--data", folder, "--workers=0", "--sizes=64,96"]
+    shown = foveal(*command, "--json", tmp_path / "sizes.json")
+    assert "image size\textrapolated\tinterpolated\tlinear" in shown.out
+    assert all(title in shown.out for title in ("Top-1 %", "Images per second", "Peak memory"))
+    rows = json.loads((tmp_path / "sizes.json").read_text())["rows"]
+    assert [(row["image_size"], row["mode"]) for row in rows[:2]] == [
+        (64, "extrapolated"),
+        (64, "interpolated"),
+    ]
+    assert "| mode | image size |" in foveal(*command, "--markdown=-").out

@@ -57,6 +57,15 @@ def test_the_calibration_error_is_that_of_15_bins(sharpness: float):
     assert meter.result("abcdef").ece == pytest.approx(expected, abs=1e-3)
 
 
+def test_complete_confidence_belongs_to_the_last_bin():
+    # Two wrong with confidence 1 and two right with 0.95: their gaps have opposite signs.
+    logits = torch.tensor([[200.0, 0], [200, 0], [19, 1], [19, 1]])
+    logits[2:] = logits[2:].log()
+    meter = ClassificationMeter(2, calibration=True)
+    meter.update((logits, torch.tensor([1, 1, 0, 0])))
+    assert meter.ece() == pytest.approx(100 * (2 + 1.9 - 2) / 4, abs=1e-3)
+
+
 def test_calibration_is_kept_only_when_asked_for():
     meter = ClassificationMeter(3)
     meter.update((torch.eye(3), torch.arange(3)))

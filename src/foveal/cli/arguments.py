@@ -77,7 +77,7 @@ def usage_error(error: ArgumentError, command: str) -> UsageError:
 
 
 def _as_flag(name: str) -> str:
-    positional = {"official": "OFFICIAL"}
+    positional = {"official": "OFFICIAL", "checkpoints": "CHECKPOINT"}
     return positional.get(name, "--" + name.replace("_", "-"))
 
 

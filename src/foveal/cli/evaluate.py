@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from foveal.cli.console import note, skipped_note
 from foveal.cli.model_choice import add_model_arguments, chosen_model
 from foveal.cli.progress import progress_bar
+from foveal.cli.sweep import run_sweep
 from foveal.cli.tables import Table, add_export_arguments, export, export_to_stdout, show
 from foveal.tools.evaluate import Evaluation, EvaluationSettings, evaluate_folder
 from foveal.tools.labels import DATASETS
@@ -36,6 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="judge by the mean of an image's and its mirror's logits",
     )
+    add("--sizes", metavar="PIXELS,…", help="judge at each of these sizes, such as 128,224,384")
     add_export_arguments(parser)
 
 
@@ -62,6 +64,9 @@ def add_image_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Evaluate and show the figures."""
     quiet = export_to_stdout(options)
+    if options.sizes is not None:
+        run_sweep(options, quiet=quiet)
+        return
     with progress_bar("images") as advance:
         evaluation = evaluate_folder(
             chosen_model(options),

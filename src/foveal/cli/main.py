@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 import foveal
-from foveal.cli import convert, evaluate, models, predict, quickstart, train
+from foveal.cli import average, convert, evaluate, models, predict, quickstart, train
 from foveal.cli.arguments import normalise, usage_error
 from foveal.errors import FovealError
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": predict,
     "models": models,
     "convert": convert,
+    "average": average,
     "quickstart": quickstart,
 }
 

@@ -73,19 +73,26 @@ def export_to_stdout(options: Namespace) -> bool:
     return bool(chosen)
 
 
-def export(options: Namespace, tables: Sequence[Table], content: Any) -> None:
+def export(
+    options: Namespace,
+    tables: Sequence[Table],
+    content: Any,
+    flat: Sequence[Table] | None = None,
+) -> None:
     """Write what the flags ask for, each file whole or not at all.
 
     Args:
         options: with the flags of `add_export_arguments`.
         tables: for CSV and Markdown.
         content: plain values for JSON.
+        flat: for CSV in the place of `tables`.
     """
     for name in FORMATS:
         target = getattr(options, name)
         if target is None:
             continue
-        text = _text(name, tables, content)
+        chosen = flat if name == "csv" and flat is not None else tables
+        text = _text(name, chosen, content)
         if target == "-":
             sys.stdout.write(text)
         else:

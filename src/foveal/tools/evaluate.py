@@ -52,6 +52,9 @@ class EvaluationSettings:
             )
 
 
+DEFAULT_SETTINGS = EvaluationSettings()
+
+
 @dataclass(frozen=True)
 class EvaluationImages:
     """What a model is judged by.
@@ -102,7 +105,7 @@ def evaluate_folder(
     dataset: DatasetName = "folder",
     split: Split = "auto",
     on_bad_image: OnBadImage = "refuse",
-    settings: EvaluationSettings = EvaluationSettings(),
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
 ) -> Evaluation:
     """Judge a model by the images of a folder.
 
@@ -145,7 +148,7 @@ def find_images(
 def evaluate_images(
     trained: TrainedModel,
     images: EvaluationImages,
-    settings: EvaluationSettings = EvaluationSettings(),
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
 ) -> Evaluation:
     """Judge a model by images that were found before, at the size its card says."""
     preprocessing = trained.card.preprocessing
@@ -166,7 +169,7 @@ def judge(
     model: nn.Module,
     dataset: ImageDataset,
     labelling: Labelling,
-    settings: EvaluationSettings = EvaluationSettings(),
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
 ) -> Judgement:
     """Put every image of a data set through a model, which is put into eval mode."""
     device = next(model.parameters()).device
