@@ -71,7 +71,7 @@ def test_v2_numbers_its_folders_by_class(tmp_path: Path):
     guesses = [Guess("9", 9, 0), Guess("10", 10, 0), Guess("999", 999, 0), Guess("2", 5, 6)]
     result = judge(tmp_path, "imagenet-v2", guesses).result
     assert result.top1 == 75
-    with pytest.raises(FovealError, match="'1000'.*called n01440764 to n15075141 or 0 to 999"):
+    with pytest.raises(FovealError, match=r"'1000'.*called n01440764 to n15075141 or 0 to 999"):
         judge(tmp_path, "imagenet-v2", [Guess("1000", 0, 0)])
 
 
@@ -87,7 +87,7 @@ def test_a_and_r_count_their_200_classes_alone(dataset: DatasetName, inside: int
     assert len(result.classes) == 200
     assert NUMBERS[988] in labelling_of(trained(), tmp_path, dataset).folders
     assert result.top1 == pytest.approx(200 / 3) and result.top5 == 100
-    with pytest.raises(FovealError, match="'n01440764' .* its 200 class folders"):
+    with pytest.raises(FovealError, match=r"'n01440764' .* its 200 class folders"):
         judge(tmp_path, dataset, [Guess(NUMBERS[0], 0, 0)])
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -91,13 +91,6 @@ class Evaluation:
     skipped: tuple[BadImage, ...] = ()
 
 
-class Judgement(NamedTuple):
-    """A meter that has seen every image of a data set, and what that cost."""
-
-    meter: ClassificationMeter
-    cost: Cost
-
-
 def evaluate_folder(
     trained: TrainedModel,
     root: str | os.PathLike[str],
@@ -155,10 +148,12 @@ def evaluate_images(
     dataset = ImageDataset(
         images.samples, eval_transform(preprocessing), mode=mode_of(preprocessing.in_chans)
     )
-    judgement = judge(trained.model, dataset, images.labelling, settings)
+    meter = ClassificationMeter(len(images.labelling.names), calibration=True)
+    costs = CostMeter(next(trained.model.parameters()).device)
+    judge(trained.model, dataset, images.labelling, meter, settings, costs)
     return Evaluation(
-        judgement.meter.result(images.labelling.names),
-        judgement.cost,
+        meter.result(images.labelling.names),
+        costs.cost(),
         preprocessing.image_size,
         images.words,
         images.skipped,
@@ -169,28 +164,37 @@ def judge(
     model: nn.Module,
     dataset: ImageDataset,
     labelling: Labelling,
+    meter: ClassificationMeter,
     settings: EvaluationSettings = DEFAULT_SETTINGS,
-) -> Judgement:
-    """Put every image of a data set through a model, which is put into eval mode."""
+    costs: CostMeter | None = None,
+) -> None:
+    """Put every image of a data set through a model, which is put into eval mode.
+
+    Args:
+        model: the model.
+        dataset: the images and labels.
+        labelling: what the labels mean.
+        meter: takes in the logits of the labelling's classes.
+        settings: how the images go through the model.
+        costs: times the passes, some of them again where there are too few.
+    """
     device = next(model.parameters()).device
     model.eval()
-    meter = ClassificationMeter(len(labelling.names), calibration=True)
-    costs = CostMeter(device)
     first: Tensor | None = None
     done = 0
+    loader = eval_loader(dataset, batch_size=settings.batch_size, workers=settings.workers)
     with torch.inference_mode():
-        for batch in eval_loader(dataset, batch_size=settings.batch_size, workers=settings.workers):
+        for batch in loader:
             images = batch["image"].to(device)
             first = images if first is None else first
-            logits = costs.time(_forward(model, images, settings.flip), len(images))
-            logits, labels = _judged(logits, batch, dataset.samples, labelling)
-            meter.update((logits, labels))
+            forward = _forward(model, images, settings.flip)
+            logits = forward() if costs is None else costs.time(forward, len(images))
+            meter.update(_judged(logits, batch, dataset.samples, labelling))
             done += len(images)
             if settings.on_batch is not None:
                 settings.on_batch(done, len(dataset))
-        if first is not None:
+        if first is not None and costs is not None:
             costs.top_up(_forward(model, first, settings.flip), len(first))
-    return Judgement(meter, costs.cost())
 
 
 def _forward(model: nn.Module, images: Tensor, flip: bool) -> Callable[[], Tensor]:
