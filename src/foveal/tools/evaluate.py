@@ -1,10 +1,10 @@
 """How well a model does on a folder of labelled images, and what it costs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -204,7 +204,7 @@ def _forward(model: nn.Module, images: Tensor, flip: bool) -> Callable[[], Tenso
 
 
 def _judged(
-    logits: Tensor, batch: dict, samples: Samples, labelling: Labelling
+    logits: Tensor, batch: Mapping[str, Any], samples: Samples, labelling: Labelling
 ) -> tuple[Float[Tensor, "b labels"], Int[Tensor, " b"]]:
     """The logits of the labelling's classes, and the label to judge each image by."""
     logits, labels = logits.float().cpu(), batch["label"]
@@ -213,7 +213,8 @@ def _judged(
     if labelling.accepted is not None:
         # Of several right labels the one that the model finds likeliest: it is first, or among the
         # first five, if any of them is.
-        for row, index in enumerate(batch["index"].tolist()):
+        indices: list[int] = batch["index"].tolist()
+        for row, index in enumerate(indices):
             right = list(labelling.accepted[Path(samples.names[index]).name])
             labels[row] = right[int(logits[row, right].argmax())]
     return logits, labels

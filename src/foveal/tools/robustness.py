@@ -133,8 +133,10 @@ class Robustness:
             return "No standard corruption is done, so there is no mean."
         results = self.results(standard=True)
         whole = len(results) == len(STANDARD) and all(result.is_complete for result in results)
-        over = "the" if whole else f"what is done of {len(results)} of the"
-        words = f"Mean error {self.mean_error:.2f} % over {over} 15 standard corruptions"
+        over = "the 15" if whole else f"{len(results)} of the 15"
+        words = f"Mean error {self.mean_error:.2f} % over {over} standard corruptions"
+        if not whole:
+            words += " at the severities that are done"
         if self.on_imagenet:
             return f"{words}; mCE needs all of them at all five severities."
         return f"{words}; not relative to AlexNet's errors, which are of ImageNet's 1000 classes."
@@ -269,8 +271,7 @@ def _judge_cell(
         dataset[0]
     meter = ClassificationMeter(len(images.labelling.names))
     judge(trained.model, dataset, images.labelling, meter, settings)
-    right, total = int(meter.confusion.diagonal().sum()), int(meter.confusion.sum())
-    return Cell(name, severity, total, total - right)
+    return Cell(name, severity, meter.num_images, meter.num_images - meter.num_right)
 
 
 def _in_order(cells: Sequence[Cell]) -> tuple[Cell, ...]:
