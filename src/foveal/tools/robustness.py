@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from foveal.data.dataset import ImageDataset, Sample, Samples
 from foveal.data.images import mode_of
@@ -273,6 +273,20 @@ class _CellImages(Dataset[Sample]):
         return self.cells[cell][image]
 
 
+class _CellBatches(Sampler[list[int]]):
+    """Every place in a data set of cells, in order; no batch spans two cells."""
+
+    def __init__(self, dataset: _CellImages, batch_size: int):
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        count = self.dataset.num_images
+        for first in range(0, len(self.dataset), count):
+            for start in range(first, first + count, self.batch_size):
+                yield list(range(start, min(start + self.batch_size, first + count)))
+
+
 def _cell_images(samples: Samples, cell: CellKey, preprocessing: Preprocessing) -> ImageDataset:
     name, severity = cell
     mode = mode_of(preprocessing.in_chans)
@@ -291,14 +305,8 @@ def _loader(
     cells: Sequence[CellKey],
     settings: EvaluationSettings,
 ) -> DataLoader[Any]:
-    """All batches of all cells from one set of processes; no batch spans two cells."""
+    """All batches of all cells, from one set of processes."""
     dataset = _CellImages(images.samples, cells, trained.card.preprocessing)
-    size, count = settings.batch_size, dataset.num_images
-    batches = [
-        range(start, min(start + size, first + count))
-        for first in range(0, len(dataset), count)
-        for start in range(first, first + count, size)
-    ]
     if settings.workers:
         # Compiled code is inherited by the processes that load images.
         for cell, (name, _) in zip(dataset.cells, cells, strict=True):
@@ -306,7 +314,7 @@ def _loader(
                 cell[0]
     return DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=_CellBatches(dataset, settings.batch_size),
         num_workers=settings.workers,
         worker_init_fn=_leave_interruptions_to_the_main_process,
     )
