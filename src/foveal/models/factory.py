@@ -8,7 +8,7 @@ import timm
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from foveal.errors import OptionError
+from foveal.errors import OptionError, closest
 
 # Importing a family registers its variants.
 from foveal.models import cloformer, dat, efficientmod, focalnet, transnext  # noqa: F401
@@ -18,6 +18,8 @@ from foveal.models.family import FAMILIES, find_variant
 from foveal.models.metaformer import BODIES
 from foveal.models.registry import PREFIX, build
 from foveal.models.weights import UNPUBLISHED, WEIGHTS, timm_cfg
+
+OF_TIMM = "timm:"
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -44,7 +46,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`, with a checkpoint's tag if wanted
-            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`.
+            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`, or
+            "timm:NAME" for any of timm's own, to compare with.
         pretrained: download and load the published weights.
         features_only: a timm feature network: the maps of `out_indices` instead of logits.
         **options: `num_classes`, `in_chans`, `out_indices`, `drop_path_rate`, `device`, `dtype`,
@@ -57,8 +60,18 @@ def create_model(
     options = {**options, "features_only": features_only} if features_only else options
     if name in BODIES.variants:
         return _create_body(name, pretrained, options)
+    if name.startswith(OF_TIMM):
+        return _create_of_timm(name.removeprefix(OF_TIMM), pretrained, options)
     find_variant(name.removeprefix(PREFIX).split(".", 1)[0])
     return timm.create_model(PREFIX + name.removeprefix(PREFIX), pretrained=pretrained, **options)
+
+
+def _create_of_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """A network of timm's."""
+    if not timm.is_model(name):
+        known = timm.list_models(exclude_filters=f"{PREFIX}*")
+        raise OptionError(f"timm has no network {name!r}.{closest(name, known)}")
+    return timm.create_model(name, pretrained=pretrained, **options)
 
 
 def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
