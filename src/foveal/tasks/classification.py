@@ -165,8 +165,8 @@ class Classification:
     def names(self, batch: Mapping[str, Any]) -> list[str]:
         """The batch's own names, or those of its indices."""
         if "name" in batch or not self.image_names:
-            return [str(name) for name in batch.get("name", ())]
-        return [self.image_names[index] for index in batch["index"].tolist()]
+            return list(map(str, batch.get("name", ())))
+        return [str(self.image_names[index]) for index in batch["index"].tolist()]
 
     def meter(self) -> ClassificationMeter:
         """A fresh meter."""

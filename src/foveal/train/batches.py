@@ -1,7 +1,7 @@
 """One process's batches of an epoch, from any of them on."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -43,8 +43,9 @@ class Batches:
         # A loader draws a seed for its workers as it starts, once more after a resume: not from
         # the generator that dropout uses.
         with torch.random.fork_rng(devices=[]):
-            batches = iter(self.loader)
-        return (self.move(batch) for batch in islice(batches, skip, None))
+            batches = islice(self.loader, skip, None)
+            first = list(islice(batches, 1))
+        return (self.move(batch) for batch in chain(first, batches))
 
     def move(self, value: Any) -> Any:
         """Tensors in mappings and sequences, on the device."""
