@@ -4,7 +4,6 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from foveal.data.dataset import LabelledImages, Samples
 from foveal.data.screening import OnBadImage, enumerate_some, require_every_class, screen
@@ -12,8 +11,6 @@ from foveal.data.split import stratified_split
 from foveal.errors import FovealError, closest
 
 _COLUMNS = ("image", "label", "split")
-
-Part = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class _Row:
     line: int
     path: Path
     label: str
-    part: Part | None
+    part: str | None
 
 
 def read_manifest(
@@ -99,11 +96,11 @@ def _row(path: Path, line: int, values: dict[str, str | None]) -> _Row:
     if "split" not in values:
         return _Row(line, path.parent / image, label, None)
     part = values["split"]
-    if part == "train" or part == "val":
+    if part in {"train", "val"}:
         return _Row(line, path.parent / image, label, part)
     raise FovealError(
-        f"{path}, line {line}: the split is {part or ''!r}; it is train or val, or leave the column "
-        "out to have a share of every class held out."
+        f"{path}, line {line}: the split is {part or ''!r}; it is train or val, or leave the "
+        "column out to have a share of every class held out."
     )
 
 
