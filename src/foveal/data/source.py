@@ -81,7 +81,7 @@ def read_source(
     """
     root = Path(path)
     kind = _kind(root, format)
-    if kind == "parquet" or kind == "webdataset":
+    if kind in {"parquet", "webdataset"}:
         return _read_shards(root, kind, held_out, seed, on_bad_image, streaming)
     if streaming:
         raise FovealError(
@@ -183,5 +183,5 @@ def _read_shards(
     scan: Scan = scan_parquet(files) if kind == "parquet" else scan_tars(files, root)
     read = read_stream if streaming else read_shards
     data = read(kind, scan, parts, held_out=held_out, seed=seed, on_bad_image=on_bad_image)
-    used = f"{len(files)} of {_WORDS[kind]}"
-    return replace(data, found=used, ignored=len(parts.get("test", ())))
+    found = f"{_WORDS[kind]} ({len(files)})"
+    return replace(data, found=found, ignored=len(parts.get("test", ())))
