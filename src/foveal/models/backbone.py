@@ -31,7 +31,7 @@ class BackboneConfig:
         output_stride: pixels per cell of the last map, where the family can keep it finer than 32.
         stem_stride: pixels per cell of the first map: the published number, or half of it for
             images of 32 to 96 pixels, where every map has twice the side; None for the published.
-            It changes no weight's shape.
+            Only tables with a value per displacement or pair of cells change their shape.
     """
 
     num_classes: int = 1000

@@ -2,8 +2,8 @@
 
 The network beside which EfficientMod's paper sets its own. Written from the paper.
 
-A depthwise 5×5, a depthwise 7×7 of dilation 3 and a 1×1 convolution see 21×21 positions together;
-what they see multiplies what they saw it in.
+A depthwise 5×5, a depthwise 7×7 of dilation 3 and a 1×1 convolution stand for one of 21×21 (they
+see 23×23); what it gathers multiplies what it gathered it from.
 
     LKA(u) = W DW₇,₃(DW₅ u) ⊙ u,   attention(x) = x + W₂ LKA(GELU(W₁ x))
 """
