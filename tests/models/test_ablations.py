@@ -179,7 +179,7 @@ class TestTransNeXtRoad:
         with torch.no_grad():
             weights = torch.eye(12)[:, :, None, None].expand(-1, -1, 2, 2) / 4
             reduction.sr.weight.copy_(weights)
-            reduction.sr.bias.zero_()
+            reduction.get_parameter("sr.bias").zero_()
         x = torch.randn(2, 12, 8, 6)
         torch.testing.assert_close(reduction(x), pool(x))
 
@@ -283,7 +283,7 @@ class TestEfficientModulation:
     def test_a_missing_part_is_the_identity(self, without: str | None) -> None:
         torch.manual_seed(0)
         whole = EfficientModulation(8, 4)
-        options = {f"use_{without}": False} if without else {}
+        options: dict[str, Any] = {f"use_{without}": False} if without else {}
         ablated = AblatedEfficientModulation(8, 4, **options)
         ablated.load_state_dict(
             {k: v for k, v in whole.state_dict().items() if k.split(".")[0] != without}
@@ -415,14 +415,23 @@ class TestStemStride:
                 default, stated = shallow(name)(image), shallow(name, stem_stride=published)(image)
             assert torch.equal(default, stated)
 
+    def test_position_tables_follow_it(self) -> None:
+        options = {"stem_stride": 2, "device": "meta", "depths": (2, 1, 1, 1)}
+        road = foveal.create_model("transnext_road", pretrain_size=64, **options)
+        sides = [m.pretrain_size for m in road.modules() if hasattr(m, "pretrain_size")]
+        assert sides == [32, 32, 16, 8, 4]
+        body = foveal.create_model(
+            "metaformer_tiny", mixer="deformable_attention", img_size=64, **options
+        )
+        sides = [m.table_size[0] for m in body.modules() if hasattr(m, "table_size")]
+        assert sides == [32, 32, 16, 8, 4]
+
     def test_other_strides_are_refused(self) -> None:
         for name, stride in (("transnext_micro", 3), ("dat_tiny", 1), ("focalnet_tiny_iso", 2)):
             with pytest.raises(FovealError, match=f"stem_stride is .* got {stride}"):
                 foveal.create_model(name, stem_stride=stride, device="meta")
 
     def test_with_a_finer_output(self) -> None:
-        model = foveal.create_model(
-            "efficientmod_xxs", features_only=True, stem_stride=2, output_stride=8
-        )
+        model = self.features("efficientmod_xxs", stem_stride=2, output_stride=8)
         assert model.feature_info.reduction() == [2, 4, 8, 8]
         assert [m.shape[2] for m in model(torch.randn(1, 3, 64, 64))] == [32, 16, 8, 8]

@@ -135,8 +135,6 @@ class MBConv(nn.Module):
 class AblatedEfficientMod(EfficientMod):
     """An EfficientMod with another unit in its modulation blocks; attention blocks stay."""
 
-    config: EfficientModAblationConfig
-
     def __init__(
         self,
         config: EfficientModAblationConfig = EfficientModAblationConfig(),

@@ -113,8 +113,6 @@ class AblatedFocalModulation(FocalModulation):
 class AblatedFocalNet(FocalNet):
     """A FocalNet with `AblatedFocalModulation` in every block."""
 
-    config: FocalNetAblationConfig
-
     def __init__(
         self,
         config: FocalNetAblationConfig = FocalNetAblationConfig(),

@@ -281,8 +281,6 @@ class ConvFeedForward(nn.Module):
 class TransNeXtRoad(TransNeXt):
     """A TransNeXt that has come as far as a step of the road."""
 
-    config: TransNeXtRoadConfig
-
     def __init__(
         self,
         config: TransNeXtRoadConfig = TransNeXtRoadConfig(),
