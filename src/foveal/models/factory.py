@@ -12,14 +12,17 @@ from foveal.errors import OptionError, closest
 
 # Importing a family registers its variants.
 from foveal.models import cloformer, dat, efficientmod, focalnet, transnext  # noqa: F401
+from foveal.models.ablations import BODIES as ABLATED
 from foveal.models.convert import from_official
 from foveal.models.convert import to_official as _to_official
-from foveal.models.family import FAMILIES, find_variant
-from foveal.models.metaformer import BODIES
+from foveal.models.family import FAMILIES, Family, find_variant
+from foveal.models.metaformer import BODIES as NEUTRAL
 from foveal.models.registry import PREFIX, build
 from foveal.models.weights import UNPUBLISHED, WEIGHTS, timm_cfg
 
 OF_TIMM = "timm:"
+# Networks known to Foveal alone, as nobody has published weights of them.
+_BODIES: dict[str, Family] = {name: body for body in (NEUTRAL, *ABLATED) for name in body.variants}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -46,8 +49,9 @@ def create_model(
 
     Args:
         name: one of `list_models()`, with a checkpoint's tag if wanted
-            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`, or
-            "timm:NAME" for any of timm's own, to compare with.
+            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`,
+            the model of a row of `foveal.models.ablations.ABLATIONS`, or "timm:NAME" for any of
+            timm's own, to compare with.
         pretrained: download and load the published weights.
         features_only: a timm feature network: the maps of `out_indices` instead of logits.
         **options: `num_classes`, `in_chans`, `out_indices`, `drop_path_rate`, `device`, `dtype`,
@@ -58,7 +62,7 @@ def create_model(
         OptionError: an option the family does not have; the message has the right ones.
     """
     options = {**options, "features_only": features_only} if features_only else options
-    if name in BODIES.variants:
+    if name in _BODIES:
         return _create_body(name, pretrained, options)
     if name.startswith(OF_TIMM):
         return _create_of_timm(name.removeprefix(OF_TIMM), pretrained, options)
@@ -75,11 +79,12 @@ def _create_of_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.
 
 
 def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """A body for any mixer: known to Foveal alone, as nobody has published its weights."""
+    """A network that is neither listed nor registered with timm."""
     if pretrained:
         raise OptionError(f"{name} has no published weights; create it with pretrained=False.")
     cfg = PretrainedCfg(**timm_cfg(UNPUBLISHED, 32)).to_dict()
-    return build(BODIES, BODIES.variants[name], name, cfg, options)
+    family = _BODIES[name]
+    return build(family, family.variants[name], name, cfg, options)
 
 
 def convert_state_dict(
