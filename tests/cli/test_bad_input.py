@@ -31,7 +31,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*TRAIN[:3], "--output={folder}"], ["in use"]),
     (["train", "--model=focalnet_tinny_srf", *TRAIN[2:]], ["Unknown model", "focalnet_tiny_srf"]),
     (["train", MODEL, "--data={tmp}/none", "--output={tmp}/run"], ["does not exist"]),
-    (["train", MODEL, "--data={folder}/red", "--output={tmp}/run"], ["no class folders"]),
+    (["train", MODEL, "--data={folder}/red", "--output={tmp}/run"], ["none of class folders"]),
     (["train", MODEL, "--data={hollow}", "--output={tmp}/run"], ["white has no images"]),
     ([*TRAIN, "--recipe=imagenett"], ["no recipe 'imagenett'", "'imagenet'"]),
     (["train", "--model=timm:resnet5", "--recipe=imagenet", *TRAIN[2:]], ["resnet50"]),

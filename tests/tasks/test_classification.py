@@ -30,6 +30,59 @@ def test_top5_of_many_classes():
     assert meter.result([str(i) for i in range(10)]).per_class()[0].accuracy is None
 
 
+def calibration_by_hand(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The expected calibration error over 15 equal bins, in per cent, one image after the other."""
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
+    for row, label in zip(logits.softmax(1).tolist(), labels.tolist(), strict=True):
+        confidence = max(row)
+        bins[min(14, int(confidence * 15))].append((confidence, row.index(confidence) == label))
+    gaps = (abs(sum(c for c, _ in b) - sum(right for _, right in b)) for b in bins)
+    return 100 * sum(gaps) / len(labels)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0, 200.0])
+def test_the_calibration_error_is_that_of_15_bins(sharpness: float):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 6, generator=generator) * sharpness
+    labels = torch.where(
+        torch.rand(500, generator=generator) < 0.6,
+        logits.argmax(1),
+        torch.randint(0, 6, (500,), generator=generator),
+    )
+    meter = ClassificationMeter(6, calibration=True)
+    for part in (slice(0, 100), slice(100, 500)):
+        meter.update((logits[part], labels[part]))
+    expected = calibration_by_hand(logits, labels)
+    assert expected > 1
+    assert meter.result("abcdef").ece == pytest.approx(expected, abs=1e-3)
+
+
+def test_complete_confidence_belongs_to_the_last_bin():
+    # Two wrong with confidence 1 and two right with 0.95: their gaps have opposite signs.
+    logits = torch.tensor([[200.0, 0], [200, 0], [19, 1], [19, 1]])
+    logits[2:] = logits[2:].log()
+    meter = ClassificationMeter(2, calibration=True)
+    meter.update((logits, torch.tensor([1, 1, 0, 0])))
+    assert meter.ece() == pytest.approx(100 * (2 + 1.9 - 2) / 4, abs=1e-3)
+
+
+def test_calibration_is_kept_only_when_asked_for():
+    meter = ClassificationMeter(3)
+    meter.update((torch.eye(3), torch.arange(3)))
+    assert meter.result("abc").ece is None
+    assert ClassificationMeter(3, calibration=True).result("abc").ece is None
+
+
+def test_confusions_are_ranked_and_shared_out():
+    meter = ClassificationMeter(3)
+    logits = torch.eye(3)[[0, 1, 1, 2, 2, 2, 0]]
+    meter.update((logits, torch.tensor([0, 0, 0, 0, 2, 1, 1])))
+    result = meter.result(["a", "b", "c"])
+    pairs = [(pair.true, pair.predicted, pair.count) for pair in result.confusions()]
+    assert pairs == [("a", "b", 2), ("a", "c", 1), ("b", "a", 1), ("b", "c", 1)]
+    assert [pair.share for pair in result.confusions(2)] == [50, 25]
+
+
 def test_the_loss_smooths_labels():
     batch = {"image": torch.randn(4, 6), "label": torch.tensor([0, 1, 2, 0])}
     model = nn.Linear(6, 3)

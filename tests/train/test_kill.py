@@ -135,3 +135,21 @@ def test_what_is_not_restored_shows(
         forget(sorted((output / "state").glob("step_*"))[-1])
     assert main(command(folder, output)) == 0
     assert same(unbroken, output) == (forget is None)
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_to_all_processes_saves_the_run(
+    folder: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """A scheduler sends it to the loader's workers, too."""
+    output = tmp_path / "run"
+    argv = [sys.executable, "-m", "foveal.cli.main", *command(folder, output)]
+    run = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None and not steps(output):
+        time.sleep(0.002)
+    os.killpg(run.pid, signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 0 and "Asked to stop after step" in said, said
+    assert steps(output)[-1] < STEPS
+    assert main(command(folder, output)) == 0
+    assert steps(output) == list(range(1, STEPS + 1)) and same(unbroken, output)

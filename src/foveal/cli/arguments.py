@@ -138,7 +138,7 @@ def _in_words(type_: str) -> str:
 
 
 def _as_flag(name: str) -> str:
-    positional = {"official": "OFFICIAL"}
+    positional = {"official": "OFFICIAL", "checkpoints": "CHECKPOINT"}
     return positional.get(name, "--" + name.replace("_", "-"))
 
 

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 import foveal
-from foveal.cli import convert, evaluate, models, predict, quickstart, train
+from foveal.cli import average, convert, evaluate, models, predict, quickstart, robustness, train
 from foveal.cli.arguments import normalise, usage_error
 from foveal.errors import FovealError
 
 COMMANDS = {
     "train": train,
     "eval": evaluate,
+    "robustness": robustness,
     "predict": predict,
     "models": models,
     "convert": convert,
+    "average": average,
     "quickstart": quickstart,
 }
 

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note
 from foveal.cli.settings import add_settings, flat, nested, read_file, settings_of
+from foveal.data.balance import class_balance
 from foveal.recipes.catalogue import RECIPES, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, from_dict
@@ -77,6 +78,8 @@ def run(options: Namespace) -> None:
     )
     describe(run_)
     result = fit(run_)
+    if not run_.is_main:
+        return
     if not result.finished:
         note(f"Asked to stop after step {result.steps}; the state is saved. Go on with --resume.")
         return
@@ -98,9 +101,11 @@ def describe(run_: ClassificationRun) -> None:
         note(text)
     note(
         f"{run_.config.model} by the recipe {run_.config.recipe!r} on {len(data.train)} images of "
-        f"{len(data.classes)} classes, {len(data.val)} more to judge by, at "
+        f"{len(data.classes)} classes from {data.found}, {len(data.val)} more to judge by, at "
         f"{run_.preprocessing.image_size} pixels."
     )
+    if warning := class_balance(data.train.labels, data.classes).warning:
+        note(warning)
 
 
 def fit(run_: ClassificationRun):

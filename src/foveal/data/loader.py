@@ -1,6 +1,7 @@
 """Batches whose order depends on seed and epoch alone, and that can be gone on with anywhere."""
 
 import logging
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -97,6 +98,7 @@ class MapLoader(TrainLoader):
             self.images,
             batch_sampler=batches[start:],
             num_workers=self.workers,
+            worker_init_fn=outlive_sigterm,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -120,6 +122,7 @@ class StreamLoader(TrainLoader):
             BatchStream(dataset, share, seed),
             batch_size=None,
             num_workers=workers,
+            worker_init_fn=outlive_sigterm,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )
@@ -207,7 +210,16 @@ def eval_loader(
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world),
         num_workers=workers,
+        worker_init_fn=outlive_sigterm,
     )
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Keep a worker alive while the process that it serves saves the run.
+
+    Schedulers send SIGTERM to all processes of a job. A worker ends when its parent does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

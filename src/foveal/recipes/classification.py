@@ -9,14 +9,15 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from torch.utils.data import DataLoader
 
 from foveal.data.dataset import ImageDataset, LabelledImages
 from foveal.data.digits import load_digits
-from foveal.data.folder import read_folder
 from foveal.data.images import mode_of
-from foveal.data.loader import eval_loader, train_loader
+from foveal.data.loader import TrainLoader, eval_loader, train_loader
+from foveal.data.source import read_source
+from foveal.data.stream import StreamedImages
 from foveal.data.transforms import (
-    Preprocessing,
     eval_transform,
     resolve_preprocessing,
     train_transform,
@@ -36,7 +37,7 @@ from foveal.tools.trained import (
     model_by_name,
 )
 from foveal.train.loop import Trainer, TrainResult
-from foveal.train.processes import is_main_process
+from foveal.train.processes import is_main_process, process_index_and_count
 from foveal.train.run_folder import RunFolder
 
 
@@ -134,7 +135,8 @@ class ClassificationRun:
 
     def _task(self) -> Classification:
         config = self.config
-        given = (len(self.data.classes), config.label_smoothing, self.data.train.names)
+        names = self.data.train.names if isinstance(self.data, LabelledImages) else ()
+        given = (len(self.data.classes), config.label_smoothing, names)
         taught = config.distillation
         if taught.teacher is None:
             return Classification(*given, config.mixing)
@@ -150,21 +152,29 @@ class ClassificationRun:
             temperature=taught.temperature,
         )
 
-    def _train_loader(self) -> Any:
+    def _train_loader(self) -> TrainLoader:
         train = self.config.train
         transform = train_transform(self.preprocessing, self.config.augmentation)
-        dataset = ImageDataset(
-            self.data.train, transform, mode=_mode(self.preprocessing), seed=train.seed
-        )
+        mode = mode_of(self.preprocessing.in_chans)
+        dataset = self.data.train_dataset(transform, mode=mode, seed=train.seed)
+        rank, world = process_index_and_count()
         return train_loader(
-            dataset, batch_size=train.batch_size, workers=train.workers, seed=train.seed
+            dataset,
+            batch_size=train.batch_size,
+            workers=train.workers,
+            seed=train.seed,
+            rank=rank,
+            world=world,
         )
 
-    def _eval_loader(self) -> Any:
+    def _eval_loader(self) -> DataLoader[Any]:
         train = self.config.train
-        transform = eval_transform(self.preprocessing)
-        dataset = ImageDataset(self.data.val, transform, mode=_mode(self.preprocessing))
-        return eval_loader(dataset, batch_size=2 * train.batch_size, workers=train.workers)
+        mode = mode_of(self.preprocessing.in_chans)
+        dataset = ImageDataset(self.data.val, eval_transform(self.preprocessing), mode=mode)
+        rank, world = process_index_and_count()
+        return eval_loader(
+            dataset, batch_size=2 * train.batch_size, workers=train.workers, rank=rank, world=world
+        )
 
 
 def load_teacher(teacher: str, classes: Sequence[str]) -> TrainedModel:
@@ -183,23 +193,27 @@ def load_teacher(teacher: str, classes: Sequence[str]) -> TrainedModel:
     return found
 
 
-def read_data(config: DataConfig, seed: int) -> LabelledImages:
+def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
     """The images that a configuration speaks of.
 
     Raises:
         FovealError: they are missing, unreadable, or too few to learn from.
     """
-    if config.path is None and config.source == "files":
-        raise FovealError("There is nothing to train on; give --data PATH.")
     if config.source == "digits":
         return load_digits(held_out=config.held_out, seed=seed)
-    data = read_folder(
-        config.path or "", held_out=config.held_out, seed=seed, on_bad_image=config.on_bad_image
+    if config.path is None:
+        raise FovealError("There is nothing to train on; give --data PATH.")
+    data = read_source(
+        config.path,
+        format=config.format,
+        held_out=config.held_out,
+        seed=seed,
+        on_bad_image=config.on_bad_image,
+        streaming=config.streaming,
     )
     if len(data.classes) < 2:
         raise FovealError(
-            f"{config.path} has one class, {'/'.join(data.classes)!r}; training needs two or more, "
-            "each in a folder of its own."
+            f"{config.path} has one class, {'/'.join(data.classes)!r}; training needs two or more."
         )
     if not len(data.val):
         raise FovealError(
@@ -220,7 +234,3 @@ def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
                 f"The run in {folder.root} has {key} {before.get(key)!r}, not {now[key]!r}; "
                 "resume with the same, or replace the run with --overwrite."
             )
-
-
-def _mode(preprocessing: Preprocessing) -> str:
-    return mode_of(preprocessing.in_chans)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
-from foveal.data.folder import OnBadImage
+from foveal.data.screening import OnBadImage
+from foveal.data.source import Format
 from foveal.data.transforms import Augmentation
 from foveal.errors import OptionError, closest
 from foveal.tasks.mixing import Mixing
@@ -20,12 +21,16 @@ class DataConfig:
     Attributes:
         source: "files" for what `path` holds, "digits" for scikit-learn's scans.
         path: of the images.
+        format: of what is there; "auto" to find out.
+        streaming: read training images from parquet or tars in passing, without a copy.
         held_out: share of every class to judge by, where the data have no such part.
         on_bad_image: "refuse" unreadable images, or "skip" them.
     """
 
     source: Literal["files", "digits"] = "files"
     path: str | None = None
+    format: Format = "auto"
+    streaming: bool = False
     held_out: float = 0.1
     on_bad_image: OnBadImage = "refuse"
 

@@ -1,17 +1,21 @@
 """Image classification: loss, figures, predictions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.errors import MissingExtraError
 from foveal.tasks.mixing import Mixing
 
 NO_MIXING = Mixing()
+
+# Bins of confidence that the calibration error is customarily taken over (Guo et al. 2017).
+CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,17 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """How many images of one class were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+    share: float
+    """Of the images of the true class, in per cent."""
+
+
+@dataclass(frozen=True)
 class ClassificationResult:
     """Figures of one evaluation.
 
@@ -61,6 +76,8 @@ class ClassificationResult:
         top5: share with the right class among the first five, in per cent.
         loss: mean cross-entropy, in nats.
         confusion: images by true (row) and predicted class (column).
+        ece: expected calibration error in per cent, the mean distance between confidence and
+            accuracy over 15 bins of confidence; None where the meter was not told to keep it.
     """
 
     classes: tuple[str, ...]
@@ -69,21 +86,42 @@ class ClassificationResult:
     top5: float
     loss: float
     confusion: tuple[tuple[int, ...], ...]
+    ece: float | None = None
 
     def per_class(self) -> tuple[ClassResult, ...]:
         """The same, class by class."""
         rows = zip(self.classes, self.confusion, strict=True)
         return tuple(ClassResult(name, sum(r), r[i]) for i, (name, r) in enumerate(rows))
 
+    def confusions(self, limit: int | None = None) -> tuple[Confusion, ...]:
+        """Pairs of a class and what it was taken for, the commonest first; `limit` of them."""
+        pairs = [
+            Confusion(self.classes[i], self.classes[j], count, 100 * count / sum(row))
+            for i, row in enumerate(self.confusion)
+            if sum(row) > row[i]
+            for j, count in enumerate(row)
+            if count and i != j
+        ]
+        return tuple(sorted(pairs, key=lambda pair: -pair.count)[:limit])
+
 
 class ClassificationMeter:
-    """Adds up an evaluation batch by batch."""
+    """Adds up an evaluation batch by batch.
 
-    def __init__(self, num_classes: int):
+    Args:
+        num_classes: outputs of the model.
+        calibration: keep the confidences that the calibration error needs, one an image.
+
+    Raises:
+        MissingExtraError: calibration is asked for without torchmetrics.
+    """
+
+    def __init__(self, num_classes: int, *, calibration: bool = False):
         self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.in_top5 = 0
         self.loss = 0.0
+        self.calibration = _calibration_error(num_classes) if calibration else None
 
     def update(self, outputs: tuple[Tensor, ...]) -> None:
         """Take in logits (B, num_classes) and labels (B)."""
@@ -94,6 +132,9 @@ class ClassificationMeter:
         self.confusion += counts.view(self.num_classes, self.num_classes)
         self.in_top5 += int((top == labels[:, None]).sum())
         self.loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        if self.calibration is not None:
+            # torchmetrics gives a confidence of exactly 1, common in float32, a bin of its own.
+            self.calibration.update(logits.softmax(1).clamp(max=1 - 2**-24), labels)
 
     def sums(self) -> Float[Tensor, " n"]:
         """The confusion matrix, the images in the top five, and the loss, all added up."""
@@ -114,11 +155,28 @@ class ClassificationMeter:
             "loss": self.loss / count,
         }
 
+    def ece(self) -> float | None:
+        """Expected calibration error in per cent, as `ClassificationResult` has it."""
+        if self.calibration is None or not self.confusion.any():
+            return None
+        return 100 * self.calibration.compute().item()
+
     def result(self, classes: Sequence[str]) -> ClassificationResult:
         """Everything, with the classes' names."""
-        rows = tuple(tuple(int(cell) for cell in row) for row in self.confusion)
+        rows = tuple(map(tuple, self.confusion.tolist()))
         num_images = int(self.confusion.sum())
-        return ClassificationResult(tuple(classes), num_images, **self.scores(), confusion=rows)
+        return ClassificationResult(
+            tuple(classes), num_images, **self.scores(), confusion=rows, ece=self.ece()
+        )
+
+
+def _calibration_error(num_classes: int) -> Any:
+    """torchmetrics' L1 calibration error of the likeliest class."""
+    try:
+        from torchmetrics.classification import MulticlassCalibrationError
+    except ImportError as error:
+        raise MissingExtraError("torchmetrics", "train") from error
+    return MulticlassCalibrationError(max(2, num_classes), CALIBRATION_BINS, norm="l1")
 
 
 class Classification:
@@ -171,20 +229,6 @@ class Classification:
     def meter(self) -> ClassificationMeter:
         """A fresh meter."""
         return ClassificationMeter(self.num_classes)
-
-
-def collect_logits(
-    model: nn.Module, batches: Iterable[Mapping[str, Any]]
-) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-    """Logits and labels of every image, on the CPU; the model is put into eval mode."""
-    device = next(model.parameters()).device
-    model.eval()
-    logits, labels = [], []
-    with torch.inference_mode():
-        for batch in batches:
-            logits.append(model(batch["image"].to(device)).float().cpu())
-            labels.append(batch["label"])
-    return torch.cat(logits), torch.cat(labels)
 
 
 def top_classes(

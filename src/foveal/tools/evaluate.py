@@ -1,28 +1,75 @@
-"""How well a model does on a folder of labelled images."""
+"""How well a model does on a folder of labelled images, and what it costs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from foveal.data.dataset import ImageDataset, Samples
-from foveal.data.folder import OnBadImage, class_names, is_split, list_images
+from foveal.data.folder import OnBadImage, is_split, list_images
 from foveal.data.images import BadImage, mode_of
 from foveal.data.loader import eval_loader
 from foveal.data.split import stratified_split
 from foveal.data.transforms import eval_transform
 from foveal.errors import FovealError
-from foveal.tasks.classification import (
-    ClassificationMeter,
-    ClassificationResult,
-    collect_logits,
-)
+from foveal.tasks.classification import ClassificationMeter, ClassificationResult
+from foveal.tools.cost import Cost, CostMeter
+from foveal.tools.labels import DatasetName, Labelling, labelling_of
 from foveal.tools.trained import TrainedModel
 
 Split = Literal["auto", "train", "val", "all"]
+
+# Told how many of how many images are done.
+OnBatch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How images go through a model.
+
+    Attributes:
+        batch_size: images at a time.
+        workers: processes that load images.
+        flip: judge by the mean of the logits of an image and of its mirror image.
+        on_batch: called after every batch.
+    """
+
+    batch_size: int = 32
+    workers: int = 0
+    flip: bool = False
+    on_batch: OnBatch | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise FovealError(
+                "The batch size is 1 or more and the number of workers 0 or more, got "
+                f"{self.batch_size} and {self.workers}."
+            )
+
+
+DEFAULT_SETTINGS = EvaluationSettings()
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """What a model is judged by.
+
+    Attributes:
+        samples: images and labels.
+        labelling: what the labels mean.
+        words: which images they are.
+        skipped: images that could not be read and were left out.
+    """
+
+    samples: Samples
+    labelling: Labelling
+    words: str
+    skipped: tuple[BadImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,11 +78,15 @@ class Evaluation:
 
     Attributes:
         result: the figures.
+        cost: speed and memory of the model meanwhile.
+        image_size: side of the input in pixels.
         images: which images were judged, in words.
         skipped: images that could not be read and were left out.
     """
 
     result: ClassificationResult
+    cost: Cost
+    image_size: int
     images: str
     skipped: tuple[BadImage, ...] = ()
 
@@ -44,63 +95,128 @@ def evaluate_folder(
     trained: TrainedModel,
     root: str | os.PathLike[str],
     *,
+    dataset: DatasetName = "folder",
     split: Split = "auto",
     on_bad_image: OnBadImage = "refuse",
-    batch_size: int = 32,
-    workers: int = 0,
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
 ) -> Evaluation:
     """Judge a model by the images of a folder.
 
     Args:
         trained: the model; its classes are matched by name, ImageNet's by WordNet number too.
         root: FOLDER/CLASS/image or FOLDER/{train,val}/CLASS/image.
+        dataset: "folder", or the variant of ImageNet that the folder holds.
         split: "val", "train" or "all" of it. "auto" takes `val`, or the share that was held out
             if the model was trained on this very folder, or else all.
         on_bad_image: "refuse" unreadable images, or "skip" them.
-        batch_size: images at a time.
-        workers: processes that load images.
+        settings: how the images go through the model.
 
     Raises:
         FovealError: the folder cannot be used, or has classes that the model does not know.
     """
+    images = find_images(trained, root, dataset=dataset, split=split, on_bad_image=on_bad_image)
+    return evaluate_images(trained, images, settings)
+
+
+def find_images(
+    trained: TrainedModel,
+    root: str | os.PathLike[str],
+    *,
+    dataset: DatasetName = "folder",
+    split: Split = "auto",
+    on_bad_image: OnBadImage = "refuse",
+) -> EvaluationImages:
+    """The images that `evaluate_folder` judges by; arguments and errors as there."""
     root = Path(root)
-    names = folder_classes(trained, root)
-    samples, skipped, words = _choose(trained, root, names, split, on_bad_image)
-    meter = evaluate_samples(trained, samples, batch_size, workers)
-    return Evaluation(meter.result(trained.card.classes), words, tuple(skipped))
+    labelling = labelling_of(trained, root, dataset)
+    found, skipped, words = _choose(trained, root, labelling.folders, split, on_bad_image)
+    samples = labelling.judged(found)
+    if len(samples) < len(found):
+        words += f", less {len(found) - len(samples)} for which no label is right"
+    if not len(samples):
+        raise FovealError(f"{root} leaves no image to judge by ({words}); add some.")
+    return EvaluationImages(samples, labelling, words, tuple(skipped))
 
 
-def evaluate_samples(
-    trained: TrainedModel, samples: Samples, batch_size: int = 32, workers: int = 0
-) -> ClassificationMeter:
-    """A meter that has seen every sample."""
+def evaluate_images(
+    trained: TrainedModel,
+    images: EvaluationImages,
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
+) -> Evaluation:
+    """Judge a model by images that were found before, at the size its card says."""
     preprocessing = trained.card.preprocessing
     dataset = ImageDataset(
-        samples, eval_transform(preprocessing), mode=mode_of(preprocessing.in_chans)
+        images.samples, eval_transform(preprocessing), mode=mode_of(preprocessing.in_chans)
     )
-    meter = ClassificationMeter(len(trained.card.classes))
-    meter.update(
-        collect_logits(trained.model, eval_loader(dataset, batch_size=batch_size, workers=workers))
+    meter = ClassificationMeter(len(images.labelling.names), calibration=True)
+    costs = CostMeter(next(trained.model.parameters()).device)
+    judge(trained.model, dataset, images.labelling, meter, settings, costs)
+    return Evaluation(
+        meter.result(images.labelling.names),
+        costs.cost(),
+        preprocessing.image_size,
+        images.words,
+        images.skipped,
     )
-    return meter
 
 
-def folder_classes(trained: TrainedModel, root: Path) -> tuple[str, ...]:
-    """The folder names that stand for the model's classes, by index."""
-    known = trained.card.classes
-    present = class_names(root / "train" if is_split(root) else root)
-    if set(present) <= set(known):
-        return known
-    subset = infer_imagenet_subset({"num_classes": len(known)})
-    if subset is not None:
-        numbers = tuple(ImageNetInfo(subset).label_names())
-        if set(present) <= set(numbers):
-            return numbers
-    stranger = next(name for name in present if name not in known)
-    raise FovealError(
-        f"{root} has a class {stranger!r} that the model does not know; it knows "
-        f"{', '.join(known[:5])}{', …' if len(known) > 5 else ''}."
-    )
+def judge(
+    model: nn.Module,
+    dataset: ImageDataset,
+    labelling: Labelling,
+    meter: ClassificationMeter,
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
+    costs: CostMeter | None = None,
+) -> None:
+    """Put every image of a data set through a model, which is put into eval mode.
+
+    Args:
+        model: the model.
+        dataset: the images and labels.
+        labelling: what the labels mean.
+        meter: takes in the logits of the labelling's classes.
+        settings: how the images go through the model.
+        costs: times the passes, some of them again where there are too few.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    first: Tensor | None = None
+    done = 0
+    loader = eval_loader(dataset, batch_size=settings.batch_size, workers=settings.workers)
+    with torch.inference_mode():
+        for batch in loader:
+            images = batch["image"].to(device)
+            first = images if first is None else first
+            forward = _forward(model, images, settings.flip)
+            logits = forward() if costs is None else costs.time(forward, len(images))
+            meter.update(_judged(logits, batch, dataset.samples, labelling))
+            done += len(images)
+            if settings.on_batch is not None:
+                settings.on_batch(done, len(dataset))
+        if first is not None and costs is not None:
+            costs.top_up(_forward(model, first, settings.flip), len(first))
+
+
+def _forward(model: nn.Module, images: Tensor, flip: bool) -> Callable[[], Tensor]:
+    if not flip:
+        return lambda: model(images)
+    return lambda: (model(images) + model(images.flip(-1))) / 2
+
+
+def _judged(
+    logits: Tensor, batch: dict, samples: Samples, labelling: Labelling
+) -> tuple[Float[Tensor, "b labels"], Int[Tensor, " b"]]:
+    """The logits of the labelling's classes, and the label to judge each image by."""
+    logits, labels = logits.float().cpu(), batch["label"]
+    if labelling.outputs is not None:
+        logits = logits[:, list(labelling.outputs)]
+    if labelling.accepted is not None:
+        # Of several right labels the one that the model finds likeliest: it is first, or among the
+        # first five, if any of them is.
+        for row, index in enumerate(batch["index"].tolist()):
+            right = list(labelling.accepted[Path(samples.names[index]).name])
+            labels[row] = right[int(logits[row, right].argmax())]
+    return logits, labels
 
 
 def _choose(

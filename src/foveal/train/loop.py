@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from foveal.errors import FovealError, MissingExtraError
 from foveal.train.batches import Batches
@@ -71,7 +70,7 @@ class Trainer:
         self,
         model: nn.Module,
         task: Task,
-        loaders: tuple[DataLoader[Any], DataLoader[Any]],
+        loaders: tuple[Any, Any],
         config: TrainConfig,
         folder: RunFolder,
         *,
@@ -318,6 +317,8 @@ def create_accelerator(config: TrainConfig) -> "Accelerator":
         from accelerate.utils import set_seed
     except ImportError as error:
         raise MissingExtraError("accelerate", "train") from error
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    # Told that there are only CPUs, accelerate lets torchrun's processes talk through gloo.
+    cpu = torch.accelerator.current_accelerator(check_available=True) is None
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu)
     set_seed(config.seed, device_specific=True)
     return accelerator
