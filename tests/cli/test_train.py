@@ -87,6 +87,54 @@ def test_ctrl_c_leaves_what_was_saved(
     with monkeypatch.context() as patch:
         patch.setattr("foveal.train.progress.TrainProgress.epoch", interrupt)
         outcome = foveal(*command)
-    assert outcome.code == 130 and "last.safetensors holds" in outcome.err
+    assert outcome.code == 130 and "holds the newest state" in outcome.err
     assert foveal(*command, "--resume").code == 0
     assert read_metadata(output / "last.safetensors")["epoch"] == 6
+
+
+def test_settings_come_from_recipe_file_and_flags_in_that_order(foveal: Foveal, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: small\nmodel: transnext_micro\ntrain: {lr: 0.5, epochs: 7}\n")
+    outcome = foveal("train", "--config", file, "--epochs", 9, "--print_config", "--compile")
+    assert outcome.code == 0
+    config = yaml.safe_load(outcome.out)
+    assert (config["model"], config["recipe"], config["image_size"]) == (
+        "transnext_micro",
+        "small",
+        64,
+    )
+    train = config["train"]
+    assert (train["lr"], train["epochs"], train["compile"], train["batch_size"]) == (
+        0.5,
+        9,
+        True,
+        256,
+    )
+
+
+def test_a_misspelt_key_of_a_file_is_refused(foveal: Foveal, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: transnext_micro\ntrain: {learning_rate: 0.5, epoch: 7}\n")
+    outcome = foveal("train", "--config", file)
+    assert outcome.code == 2 and "'train.learning_rate' that does not exist" in outcome.err
+    file.write_text("model: transnext_micro\ntrain: {epoch: 7}\n")
+    assert "Did you mean 'train.epochs'" in foveal("train", "--config", file).err
+
+
+def test_the_written_configuration_starts_the_same_run(
+    foveal: Foveal, trained: Path, tmp_path: Path
+):
+    outcome = foveal("train", "--config", trained / "config.yaml", "--output", tmp_path / "again")
+    assert outcome.code == 0
+    first, again = (
+        yaml.safe_load((d / "config.yaml").read_text()) for d in (trained, tmp_path / "again")
+    )
+    assert first == again
+
+
+def test_a_network_of_timm_is_trained_and_used(foveal: Foveal, folder: Path, tmp_path: Path):
+    command = ["train", "--model=timm:mobilenetv3_small_050", "--image-size=32", "--workers=0"]
+    run = ["--data", folder, "--output", tmp_path / "run", "--max-steps=2", "--batch-size=9"]
+    assert foveal(*command, *run).code == 0
+    outcome = foveal("eval", "--checkpoint", tmp_path / "run", "--data", folder)
+    assert outcome.code == 0 and "top-1" in outcome.out

@@ -12,7 +12,8 @@ from PIL import Image
 from foveal.data.dataset import ImageDataset, Samples, seeded
 from foveal.data.digits import load_digits
 from foveal.data.images import ImageError, read_image
-from foveal.data.loader import ShuffledSampler, train_loader
+from foveal.data.loader import train_loader
+from foveal.data.sharding import shuffled
 from foveal.data.split import stratified_split
 from foveal.data.transforms import (
     Augmentation,
@@ -35,9 +36,9 @@ def dataset(seed: int = 0) -> ImageDataset:
 
 
 def batches(workers: int, seed: int = 0, epoch: int = 0) -> list[dict[str, torch.Tensor]]:
-    data = dataset(seed)
-    data.set_epoch(epoch)
-    return list(train_loader(data, batch_size=4, workers=workers, seed=seed))
+    loader = train_loader(dataset(seed), batch_size=4, workers=workers, seed=seed)
+    loader.set_epoch(epoch)
+    return list(loader)
 
 
 def test_batches_depend_on_seed_and_epoch_and_not_on_workers():
@@ -72,11 +73,8 @@ def test_seeded_numbers_repeat():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_the_sampler_gives_every_index_once_in_another_order_each_epoch():
-    sampler = ShuffledSampler(50)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
+def test_every_epoch_has_an_order_of_its_own():
+    first, second = (shuffled(50, seed=0, epoch=epoch) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
 

@@ -8,7 +8,6 @@ import pytest
 
 from foveal.cli.main import main
 from foveal.recipes.quickstart import quickstart
-from foveal.recipes.train_folder import train_folder
 
 
 class Page(HTMLParser):
@@ -67,9 +66,7 @@ def test_the_path_is_printed_and_the_default_output_is_replaced(
 
 def test_recipes_are_typed_and_plain():
     assert quickstart(max_steps=3).train.max_steps == 3
-    config = train_folder("focalnet_tiny_srf", "folder", pretrained=True)
-    assert config.train.lr == 2e-4
-    assert config.to_dict()["data"]["path"] == "folder"
+    assert quickstart().to_dict()["data"]["source"] == "digits"
 
 
 @pytest.mark.slow

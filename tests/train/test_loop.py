@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,14 +40,15 @@ class Points(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         noise = torch.Generator().manual_seed(1000 * self.epoch + index)
         sign = 2 * (index % 2) - 1
-        return {"image": sign + torch.randn(4, generator=noise) * 0.3, "label": index % 2}
+        image = sign + torch.randn(4, generator=noise) * 0.3
+        return {"image": image, "label": index % 2, "index": index}
 
 
 class StopsAt(Classification):
     """Is interrupted at a step, as by Ctrl-C."""
 
     def __init__(self, step: int, loss: float | None = None):
-        super().__init__(2)
+        super().__init__(2, image_names=[f"point {index}" for index in range(32)])
         self.left = step
         self.broken_loss = loss
 
@@ -56,10 +60,16 @@ class StopsAt(Classification):
         return loss * self.broken_loss if self.left == 0 and self.broken_loss else loss
 
 
-def trainer(root: Path, config: TrainConfig = CONFIG, task: Classification | None = None):
+def trainer(
+    root: Path,
+    config: TrainConfig = CONFIG,
+    task: Classification | None = None,
+    dropout: float = 0.2,
+    batch_size: int = 8,
+):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
-    loaders = (DataLoader(Points(), batch_size=8), DataLoader(Points(), batch_size=8))
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+    loaders = (DataLoader(Points(), batch_size=batch_size), DataLoader(Points(), batch_size=8))
     folder = RunFolder(root)
     folder.require_usable(resume=True)
     return Trainer(
@@ -89,19 +99,23 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path: Path):
     metadata = read_metadata(tmp_path / "last.safetensors")
     assert (metadata["model"], metadata["epoch"], metadata["step"]) == ("points", 4, 16)
     assert metadata["metrics"]["top1"] == 100
-    steps = [line for line in lines(tmp_path) if "lr" in line]
+    steps = lines(tmp_path)
     assert [line["step"] for line in steps] == list(range(2, 17, 2))
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     assert [line["epoch"] for line in lines(tmp_path) if "epoch" in line] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("step", [6, 9, 13])
-def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path, step: int):
+@pytest.mark.parametrize(
+    "options", [{}, {"checkpoint_every": 1}, {"checkpoint_every": 3, "ema_decay": 0.9}]
+)
+@pytest.mark.parametrize("step", [2, 6, 9, 15])
+def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path, step: int, options: dict[str, Any]):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    trainer(whole).fit()
+    config = replace(CONFIG, **options)
+    trainer(whole, config).fit()
     with pytest.raises(KeyboardInterrupt):
-        trainer(broken, task=StopsAt(step)).fit()
-    result = trainer(broken).fit(resume=True)
+        trainer(broken, config, task=StopsAt(step)).fit()
+    result = trainer(broken, config).fit(resume=True)
     assert result.steps == 16
     expected, got = (load_file(root / "last.safetensors") for root in (whole, broken))
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -135,10 +149,89 @@ def test_max_steps_ends_the_run_with_a_checkpoint(tmp_path: Path):
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, broken: float):
-    with pytest.raises(NonFiniteLossError, match=r"at step 6; the last good .*last\.safetensors"):
+    said = r"at step 6, on point \d+, .*; the last good .*step_000000004"
+    with pytest.raises(NonFiniteLossError, match=said):
         trainer(tmp_path, task=StopsAt(6, broken)).fit()
     weights = load_file(tmp_path / "last.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path):
+    config = replace(CONFIG, clip_grad=None)
+    trainer(tmp_path / "whole", config, dropout=0.0, batch_size=8).fit()
+    small = replace(config, batch_size=2, accumulate=4)
+    trainer(tmp_path / "parts", small, dropout=0.0, batch_size=2).fit()
+    expected, got = (load_file(tmp_path / p / "last.safetensors") for p in ("whole", "parts"))
+    torch.testing.assert_close(got, expected)
+    assert [r["step"] for r in lines(tmp_path / "parts")] == list(range(2, 17, 2))
+
+
+def test_a_tail_that_fills_no_step_is_left_out(tmp_path: Path):
+    run = trainer(tmp_path, replace(CONFIG, accumulate=3))
+    assert (run.batches_per_epoch, run.steps_per_epoch) == (3, 1)
+    assert run.fit().steps == 4
+
+
+def test_averaged_weights_are_judged_and_written(tmp_path: Path):
+    run = trainer(tmp_path, replace(CONFIG, ema_decay=0.5))
+    run.fit()
+    written = load_file(tmp_path / "last.safetensors")
+    assert run.average is not None
+    torch.testing.assert_close(written, dict(run.average.module.state_dict()))
+    assert not torch.equal(written["0.weight"], run.model[0].weight)
+
+
+def test_sigterm_saves_the_state_and_ends_the_run(tmp_path: Path):
+    class Asked(StopsAt):
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            if self.left == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                self.left = 0
+            return super().loss(model, batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = trainer(tmp_path / "run", task=Asked(6)).fit()
+    assert (result.steps, result.finished) == (6, False)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert trainer(tmp_path / "run").fit(resume=True).finished
+    trainer(tmp_path / "whole").fit()
+    expected, got = (load_file(tmp_path / p / "last.safetensors") for p in ("whole", "run"))
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert [r["step"] for r in lines(tmp_path / "run")] == list(range(2, 17, 2))
+
+
+def test_the_newest_states_stay(tmp_path: Path):
+    trainer(tmp_path, replace(CONFIG, checkpoint_every=1, keep_states=3)).fit()
+    kept = sorted(path.name for path in (tmp_path / "state").iterdir())
+    assert kept == [f"step_{step:09d}" for step in (14, 15, 16)]
+
+
+def test_tensorboard_has_every_figure(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(tmp_path, replace(CONFIG, tensorboard=True)).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("top1")] == [4, 8, 12, 16]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path):
+    """The limit on a file's size stands for a full disk: both fail while a file is written."""
+    run = trainer(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        with pytest.raises(FovealError, match=r"Cannot write .*"):
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert trainer(tmp_path).fit(resume=True).steps == 16
+
+
+def test_the_learning_rate_scales_with_the_images_of_a_step():
+    config = replace(CONFIG, lr=1e-3, lr_batch_size=1024, batch_size=64, accumulate=2)
+    assert config.peak_lr(processes=16) == pytest.approx(2e-3)
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -49,7 +49,11 @@ def _run(argv: list[str]) -> int:
     if not argv:
         parser.print_help()
         return 2
-    argv = normalise(argv, commands)
+    aliases = {name: getattr(module, "ALIASES", {}) for name, module in COMMANDS.items()}
+    argv = normalise(argv, commands, aliases)
+    prepare = getattr(COMMANDS.get(argv[0]), "prepare", None)
+    if prepare is not None:
+        prepare(commands[argv[0]], argv[1:])
     try:
         options = parser.parse_args(argv)
     except ArgumentError as error:

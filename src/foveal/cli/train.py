@@ -1,73 +1,88 @@
-"""`foveal train`: a model on a folder of images."""
+"""`foveal train`: a model on a user's images, by a recipe."""
 
 from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 
-from foveal.cli.arguments import UsageError, model_options
+from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note
-from foveal.cli.model_choice import add_option_argument
+from foveal.cli.settings import add_settings, flat, nested, read_file, settings_of
+from foveal.data.balance import class_balance
+from foveal.recipes.catalogue import RECIPES, find_recipe
 from foveal.recipes.classification import ClassificationRun
-from foveal.recipes.train_folder import train_folder
+from foveal.recipes.config import ClassificationConfig, from_dict
 
-SUMMARY = "train a network on a folder of images"
+SUMMARY = "train a network on images, by a recipe"
+
+# Short names; every other setting goes by its last word, too, where no other has the same.
+ALIASES = {"--data": "--data.path", "--option": "--options"}
+
+USAGE = "foveal train --model NAME --data PATH --output DIR [--recipe NAME] [--SETTING VALUE ...]"
+
+DETAILS = (
+    "Settings come from the recipe, then from --config FILE, then from flags. A setting goes by "
+    "its last word where no other has the same: --epochs, --lr, --batch-size, --mixup. --data is "
+    f"--data.path, --option KEY=VALUE is --options.KEY VALUE. Recipes: {', '.join(RECIPES)}."
+)
+
+SETTINGS = [key for key, *_ in settings_of(ClassificationConfig)]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's flags."""
+    parser.usage, parser.epilog = USAGE, DETAILS
     add = parser.add_argument
-    add("--model", required=True, metavar="NAME", help="network; see foveal models")
-    add(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="CLASS/image (a tenth of each class is held out) or {train,val}/CLASS/image",
-    )
-    add("--output", required=True, metavar="DIR", help="folder for checkpoints and figures")
-    add("--pretrained", action="store_true", help="start from published weights")
-    add("--checkpoint", metavar="DIR_OR_FILE", help="start from these weights")
-    add("--image-size", type=int, metavar="PIXELS", help="side of the input (default: model's own)")
-    add("--epochs", type=int, default=30, help="passes over the images (default: 30)")
-    add("--max-steps", type=int, help="stop after so many steps, if that comes first")
-    add("--batch-size", type=int, default=32, help="images a step (default: 32)")
-    add("--lr", type=float, help="peak learning rate (default: 1e-3, or 2e-4 from trained weights)")
-    add("--seed", type=int, default=0, help="of weights, split, order and transforms (default: 0)")
-    add("--workers", type=int, default=2, help="processes that load images (default: 2)")
-    add("--resume", action="store_true", help="go on from what DIR holds")
+    add("--output", metavar="DIR", help="folder for checkpoints and figures")
+    add("--resume", action="store_true", help="go on from what DIR holds, afresh if nothing")
     add("--overwrite", action="store_true", help="replace an earlier run in DIR")
-    add(
-        "--on-bad-image",
-        choices=["refuse", "skip"],
-        default="refuse",
-        help="what to do about images that cannot be read (default: refuse)",
-    )
-    add_option_argument(parser)
+    add("--config", metavar="FILE", help="YAML file of settings; flags come before it")
+    add("--print-config", action="store_true", help="print all settings as YAML, and do nothing")
+    add_settings(parser, ClassificationConfig)
+
+
+def prepare(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Make the recipe's values and the file's the defaults that the flags override."""
+    chosen = _given(argv)
+    settings = read_file(chosen["config"], SETTINGS) if "config" in chosen else {}
+    chosen = {**settings, **chosen}
+    model = chosen.get("model")
+    trained = _true(chosen.get("pretrained")) or chosen.get("checkpoint") is not None
+    name = chosen.get("recipe") or ("finetune" if trained else "folder")
+    recipe = find_recipe(name)
+    if model is None:
+        return
+    defaults = flat(recipe(model).to_dict(), SETTINGS)
+    parser.set_defaults({**defaults, **settings, "recipe": name})
 
 
 def run(options: Namespace) -> None:
     """Train, and say where the results are."""
-    if options.pretrained and options.checkpoint is not None:
+    given = options.as_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    if not given["model"]:
+        raise UsageError("foveal train needs --model; see foveal models and foveal train --help.")
+    values = {key: value for key, value in flat(given, SETTINGS).items() if key in SETTINGS}
+    config = from_dict(ClassificationConfig, nested(values))
+    if options.print_config:
+        print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
+        return
+    for name, value in (("--data", config.data.path), ("--output", options.output)):
+        if value is None:
+            raise UsageError(f"foveal train needs {name}; see foveal train --help.")
+    if config.pretrained and config.checkpoint is not None:
         raise UsageError("--checkpoint and --pretrained exclude each other; give one of them.")
-    config = train_folder(
-        options.model,
-        options.data,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        image_size=options.image_size,
-        epochs=options.epochs,
-        max_steps=options.max_steps,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        seed=options.seed,
-        workers=options.workers,
-        on_bad_image=options.on_bad_image,
-        options=model_options(options.option),
-    )
     run_ = ClassificationRun(
         config, options.output, resume=options.resume, overwrite=options.overwrite
     )
     describe(run_)
     result = fit(run_)
+    if not run_.is_main:
+        return
+    if not result.finished:
+        note(f"Asked to stop after step {result.steps}; the state is saved. Go on with --resume.")
+        return
     note(
         f"Finished {result.steps} steps in {result.seconds:.0f} s, best top-1 "
         f"{result.best_score:.2f} %. Try: foveal predict IMAGE --checkpoint {options.output}"
@@ -75,7 +90,9 @@ def run(options: Namespace) -> None:
 
 
 def describe(run_: ClassificationRun) -> None:
-    """Say what will be trained on what."""
+    """Say what will be trained on what, and on how many processes."""
+    if not run_.is_main:
+        return
     data = run_.data
     skipped_note(data.skipped)
     if data.ignored:
@@ -83,9 +100,12 @@ def describe(run_: ClassificationRun) -> None:
     for text in run_.notes:
         note(text)
     note(
-        f"{run_.config.model} on {len(data.train)} images of {len(data.classes)} classes, "
-        f"{len(data.val)} more to judge by, at {run_.preprocessing.image_size} pixels."
+        f"{run_.config.model} by the recipe {run_.config.recipe!r} on {len(data.train)} images of "
+        f"{len(data.classes)} classes from {data.found}, {len(data.val)} more to judge by, at "
+        f"{run_.preprocessing.image_size} pixels."
     )
+    if warning := class_balance(data.train.labels, data.classes).warning:
+        note(warning)
 
 
 def fit(run_: ClassificationRun):
@@ -93,9 +113,24 @@ def fit(run_: ClassificationRun):
     try:
         return run_.fit()
     except KeyboardInterrupt:
-        last = run_.folder.last
-        saved = (
-            f"{last} holds the last finished epoch" if last.exists() else "nothing was saved yet"
-        )
+        state = run_.folder.latest_state()
+        saved = "nothing was saved yet" if state is None else f"{state} holds the newest state"
         note(f"Stopped; {saved}. Go on with --resume.")
         raise
+
+
+def _given(argv: Sequence[str]) -> dict[str, Any]:
+    """The values of the flags that decide about the others' defaults."""
+    names = ("recipe", "model", "config", "pretrained", "checkpoint")
+    found: dict[str, Any] = {}
+    for position, token in enumerate(argv):
+        flag, equals, value = token.partition("=")
+        name = flag.removeprefix("--")
+        if flag.startswith("--") and name in names:
+            following = argv[position + 1] if position + 1 < len(argv) else None
+            found[name] = value if equals else following
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _true(value: Any) -> bool:
+    return str(value).lower() == "true"

@@ -4,8 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, overload
 
 import numpy as np
 import torch
@@ -13,9 +12,49 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from foveal.data.images import BadImage, read_image, to_mode
+from foveal.data.images import BadImage, Source, read_image
 
-Source = Path | Image.Image
+
+class Chosen(Sequence[Source]):
+    """Some of `sources`, in the order of `indices`; nothing is read before it is asked for."""
+
+    def __init__(self, sources: Sequence[Source], indices: Sequence[int]):
+        self.sources = sources
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Source: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Source]: ...
+    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
+        if isinstance(index, slice):
+            return Chosen(self.sources, self.indices[index])
+        return self.sources[self.indices[index]]
+
+
+class Joined(Sequence[Source]):
+    """`first`, then `second`; nothing is read before it is asked for."""
+
+    def __init__(self, first: Sequence[Source], second: Sequence[Source]):
+        self.first = first
+        self.second = second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, index: int) -> Source: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Source]: ...
+    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return Chosen(self, place)
+        split = len(self.first)
+        return self.first[place] if place < split else self.second[place - split]
 
 
 @dataclass(frozen=True)
@@ -23,9 +62,9 @@ class Samples:
     """Images with labels, aligned.
 
     Attributes:
-        sources: files, or images in memory.
+        sources: files, images in memory, or images inside larger files, read when asked for.
         labels: class index of each.
-        names: what a person calls each: its path, or its number in a collection.
+        names: what a person calls each: its path, or its place in a collection.
     """
 
     sources: Sequence[Source]
@@ -35,10 +74,18 @@ class Samples:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def read(self, index: int, mode: str = "RGB") -> Image.Image:
+        """The image at `index`, upright and in `mode`.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        return read_image(self.sources[index], mode)
+
     def take(self, indices: Sequence[int]) -> "Samples":
         """The samples at `indices`, in that order."""
         return Samples(
-            [self.sources[i] for i in indices],
+            Chosen(self.sources, indices),
             [self.labels[i] for i in indices],
             [self.names[i] for i in indices],
         )
@@ -46,7 +93,7 @@ class Samples:
     def join(self, other: "Samples") -> "Samples":
         """These samples, then `other`'s."""
         return Samples(
-            [*self.sources, *other.sources],
+            Joined(self.sources, other.sources),
             [*self.labels, *other.labels],
             [*self.names, *other.names],
         )
@@ -61,7 +108,8 @@ class LabelledImages:
         train: what is trained on.
         val: what is held out.
         skipped: images that could not be read and were left out.
-        ignored: how many files without an image's extension were passed over.
+        ignored: how many files that hold no images were passed over.
+        found: what the collection was taken for, in words.
     """
 
     classes: tuple[str, ...]
@@ -69,6 +117,13 @@ class LabelledImages:
     val: Samples
     skipped: tuple[BadImage, ...] = ()
     ignored: int = 0
+    found: str = "a folder of class folders"
+
+    def train_dataset(
+        self, transform: Callable[[Image.Image], Tensor], *, mode: str = "RGB", seed: int = 0
+    ) -> "ImageDataset":
+        """The training images, for `train_loader`."""
+        return ImageDataset(self.train, transform, mode=mode, seed=seed)
 
 
 class Sample(TypedDict):
@@ -104,9 +159,7 @@ class ImageDataset(Dataset[Sample]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        source = self.samples.sources[index]
-        in_memory = isinstance(source, Image.Image)
-        image = to_mode(source, self.mode) if in_memory else read_image(source, self.mode)
+        image = self.samples.read(index, self.mode)
         with seeded(self.seed, self.epoch, index):
             tensor = self.transform(image)
         return {"image": tensor, "label": self.samples.labels[index], "index": index}

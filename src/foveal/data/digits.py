@@ -34,4 +34,5 @@ def load_digits(*, held_out: float = 0.25, seed: int = 0) -> LabelledImages:
     )
     kept, held = stratified_split(samples.labels, held_out, seed)
     classes = tuple(str(digit) for digit in range(10))
-    return LabelledImages(classes, samples.take(kept), samples.take(held))
+    train, val = samples.take(kept), samples.take(held)
+    return LabelledImages(classes, train, val, found="scikit-learn's digits")

@@ -4,14 +4,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from foveal.data.dataset import LabelledImages, Samples
-from foveal.data.images import EXTENSIONS, BadImage, verify_images
+from foveal.data.images import EXTENSIONS, BadImage
+from foveal.data.screening import OnBadImage, enumerate_some, screen
 from foveal.data.split import stratified_split
 from foveal.errors import FovealError
-
-OnBadImage = Literal["refuse", "skip"]
 
 
 @dataclass
@@ -87,7 +85,7 @@ def list_images(
     if strangers:
         raise FovealError(
             f"{root} has a class {strangers[0]!r} that is not among the known ones "
-            f"({_enumerate(list(classes))}); rename or remove that folder."
+            f"({enumerate_some(list(classes))}); rename or remove that folder."
         )
     paths: list[Path] = []
     labels: list[int] = []
@@ -98,8 +96,7 @@ def list_images(
         paths += images
         labels += [classes.index(name)] * len(images)
         ignored += others
-    bad = verify_images(paths)
-    samples = _without(paths, labels, bad, on_bad_image)
+    samples, bad = screen(Samples(paths, labels, [str(path) for path in paths]), on_bad_image)
     for name in present:
         if classes.index(name) not in samples.labels:
             raise FovealError(
@@ -108,20 +105,6 @@ def list_images(
                 "add readable ones or remove the class."
             )
     return _Listing(samples, bad, ignored)
-
-
-def _without(
-    paths: list[Path], labels: list[int], bad: list[BadImage], on_bad_image: OnBadImage
-) -> Samples:
-    if bad and on_bad_image == "refuse":
-        raise FovealError(
-            f"{len(bad)} of {len(paths)} images cannot be read: "
-            f"{_enumerate([str(b) for b in bad])}; repair or remove them, "
-            "or leave them out with --on-bad-image skip."
-        )
-    unusable = {b.path for b in bad}
-    kept = [(p, label) for p, label in zip(paths, labels, strict=True) if p not in unusable]
-    return Samples([p for p, _ in kept], [label for _, label in kept], [str(p) for p, _ in kept])
 
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:
@@ -153,8 +136,3 @@ def _require_folder(root: Path) -> None:
         raise FovealError(
             f"The data folder {root} {what}; give one with a folder of images for each class."
         )
-
-
-def _enumerate(items: list[str], limit: int = 4) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -24,8 +25,24 @@ class ImageError(FovealError):
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """An image file that lies inside a larger file.
+
+    Attributes:
+        name: the larger file and the image's place in it.
+        data: the bytes of the image file.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+
+Source = Path | Image.Image | EncodedImage
+
+
+@dataclass(frozen=True)
 class BadImage:
-    """A file that cannot be used, and why."""
+    """A file that cannot be used, and why; inside a larger file, its place there."""
 
     path: Path
     reason: str
@@ -44,18 +61,21 @@ def mode_of(in_chans: int) -> str:
     return _MODES[in_chans]
 
 
-def read_image(path: str | Path, mode: str = "RGB") -> Image.Image:
-    """The image in `path`, upright and in `mode`.
+def read_image(source: str | Source, mode: str = "RGB") -> Image.Image:
+    """The image in a file, upright and in `mode`; one in memory is in `mode` alone.
 
     Raises:
         ImageError: the file is missing, empty, or no image that can be decoded.
     """
+    if isinstance(source, Image.Image):
+        return to_mode(source, mode)
     try:
-        with Image.open(path) as image:
+        with Image.open(_stream(source)) as image:
             return to_mode(ImageOps.exif_transpose(image), mode)
     except _DECODE_ERRORS as error:
+        name = source.name if isinstance(source, EncodedImage) else source
         raise ImageError(
-            f"{path} is not an image that can be read: {_reason(Path(path), error)}."
+            f"{name} is not an image that can be read: {_reason(source, error)}."
         ) from error
 
 
@@ -66,33 +86,53 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def verify_image(path: Path) -> BadImage | None:
+def verify_image(source: Source) -> BadImage | None:
     """None for a file that decodes to its end, otherwise what is wrong with it."""
+    if isinstance(source, Image.Image):
+        return None
     try:
-        with Image.open(path) as image:
+        with Image.open(_stream(source)) as image:
             # A JPEG decoded at an eighth of its size is read to the end all the same.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except _DECODE_ERRORS as error:
-        return BadImage(path, _reason(path, error))
+        path = Path(source.name) if isinstance(source, EncodedImage) else source
+        return BadImage(path, _reason(source, error))
     return None
+
+
+def find_bad_images(sources: Sequence[Source], threads: int = 4) -> dict[int, BadImage]:
+    """The places among `sources` of those that cannot be used; no more are held than threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda index: verify_image(sources[index]), range(len(sources)))
+        return {index: bad for index, bad in enumerate(found) if bad is not None}
 
 
 def verify_images(paths: Sequence[Path], threads: int = 4) -> list[BadImage]:
     """The files among `paths` that cannot be used, in their order."""
-    with ThreadPoolExecutor(threads) as pool:
-        return [bad for bad in pool.map(verify_image, paths) if bad is not None]
+    return list(find_bad_images(paths, threads).values())
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _stream(source: str | Path | EncodedImage) -> str | Path | BytesIO:
+    return BytesIO(source.data) if isinstance(source, EncodedImage) else source
+
+
+def _reason(source: str | Path | EncodedImage, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "it may not be opened"
+    if isinstance(source, EncodedImage):
+        return _damage(len(source.data), error)
+    path = Path(source)
     if not path.exists():
         return "there is no such file"
     if path.is_dir():
         return "it is a folder"
-    if path.stat().st_size == 0:
+    return _damage(path.stat().st_size, error)
+
+
+def _damage(size: int, error: Exception) -> str:
+    if size == 0:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is in no image format known here"
-    if isinstance(error, PermissionError):
-        return "it may not be opened"
     return f"the file is damaged: {str(error).rstrip('.')}"

@@ -29,6 +29,9 @@ class BackboneConfig:
         drop_rate: dropout before the classifier, in [0, 1).
         drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0.
         output_stride: pixels per cell of the last map, where the family can keep it finer than 32.
+        stem_stride: pixels per cell of the first map: the published number, or half of it for
+            images of 32 to 96 pixels, where every map has twice the side; None for the published.
+            Only tables with a value per displacement or pair of cells change their shape.
     """
 
     num_classes: int = 1000
@@ -37,6 +40,7 @@ class BackboneConfig:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     output_stride: int = 32
+    stem_stride: int | None = None
 
     def drop_path_rates(self, depths: Sequence[int]) -> list[list[float]]:
         """The stochastic depth of every block, stage by stage."""
@@ -44,11 +48,22 @@ class BackboneConfig:
         rates = iter(self.drop_path_rate * i / max(total - 1, 1) for i in range(total))
         return [[next(rates) for _ in range(depth)] for depth in depths]
 
-    def strides(self, num_stages: int, patch_size: int) -> tuple[list[int], list[int]]:
+    def first_stride(self, published: int = 4) -> int:
+        """Pixels per cell of the first map, as published or as asked for."""
+        allowed = (published, max(published // 2, 1))
+        if self.stem_stride not in (None, *allowed):
+            raise OptionError(
+                f"stem_stride is {allowed[0]}, as published, or {allowed[1]}, "
+                f"got {self.stem_stride}."
+            )
+        return self.stem_stride or published
+
+    def strides(self, num_stages: int, patch_size: int = 4) -> tuple[list[int], list[int]]:
         """Pixels per cell and dilation of each stage; dilation takes over at `output_stride`."""
         if self.output_stride not in (8, 16, 32):
             raise OptionError(f"output_stride is 8, 16 or 32, got {self.output_stride}.")
-        natural = [patch_size * 2**stage for stage in range(num_stages)]
+        first = self.first_stride(patch_size)
+        natural = [first * 2**stage for stage in range(num_stages)]
         kept = [min(stride, self.output_stride) for stride in natural]
         return kept, [full // stride for full, stride in zip(natural, kept, strict=True)]
 

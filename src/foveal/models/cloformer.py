@@ -333,18 +333,21 @@ class CloFormer(Backbone):
             stem=_stem(config, dd),
             stages=stages,
             channels=config.embed_dims,
-            reductions=[4 * 2**stage for stage in range(last + 1)],
+            reductions=config.strides(last + 1)[0],
             norm=GroupNorm1(config.embed_dims[-1], **dd),
             **dd,
         )
 
 
 def _stem(config: CloFormerConfig, dd: dict) -> nn.Sequential:
-    """Four 3×3 convolutions with batch norm and ReLU, the first two strided, then a 1×1 one."""
+    """Four 3×3 convolutions with batch norm and ReLU, the first two strided, then a 1×1 one.
+
+    The first alone where `stem_stride` is 2.
+    """
     dim = config.embed_dims[0]
     layers: list[tuple[str, nn.Module]] = []
     widths = [config.in_chans, dim // 2, dim, dim, dim]
-    for index, stride in enumerate((2, 2, 1, 1)):
+    for index, stride in enumerate((2, config.first_stride() // 2, 1, 1)):
         conv = ImageConv2d if index == 0 else nn.Conv2d
         conv = conv(widths[index], widths[index + 1], 3, stride, 1, **dd)
         layers += [

@@ -117,7 +117,7 @@ class DATConfig(BackboneConfig):
 
     def trained_side(self, stage: int) -> int:
         """Cells a side of a stage's map at the trained size."""
-        return self.img_size // 2 ** (stage + 2)
+        return self.img_size // (self.first_stride() * 2**stage)
 
     def range_factor(self, stage: int) -> float:
         """The offset range factor of a stage."""
@@ -396,7 +396,7 @@ class DAT(Backbone):
             stem=_stem(config, dd),
             stages=stages,
             channels=list(config.dims),
-            reductions=[2 ** (stage + 2) for stage in range(len(config.dims))],
+            reductions=config.strides(len(config.dims))[0],
             norm=LayerNorm2d(config.dims[-1], eps=1e-5, **dd),
             **dd,
         )
@@ -410,13 +410,14 @@ class DAT(Backbone):
 
 def _stem(config: DATConfig, dd: dict) -> nn.Sequential:
     """To a map of a quarter of the image's side; in DAT++ by two overlapping convolutions."""
-    dim = config.dims[0]
+    dim, stride = config.dims[0], config.first_stride()
     if not config.use_conv_embed:
-        patches = ConvNorm(config.in_chans, dim, kernel_size=4, stride=4, on_image=True, **dd)
-        return conv_norm_stem(patches)
-    conv = {"kernel_size": 3, "stride": 2, "padding": 1}
-    first = ConvNorm(config.in_chans, dim // 2, on_image=True, **conv, **dd)
-    second = ConvNorm(dim // 2, dim, **conv, **dd)
+        # At half the stride a patch overlaps its neighbours, by a pixel on either side.
+        patch = {"kernel_size": 4, "stride": stride, "padding": int(stride == 2)}
+        return conv_norm_stem(ConvNorm(config.in_chans, dim, **patch, on_image=True, **dd))
+    conv = {"kernel_size": 3, "padding": 1}
+    first = ConvNorm(config.in_chans, dim // 2, stride=2, on_image=True, **conv, **dd)
+    second = ConvNorm(dim // 2, dim, stride=stride // 2, **conv, **dd)
     names = ("proj", "norm", "act", "proj2", "norm2")
     parts = (first.proj, first.norm, nn.GELU(), second.proj, second.norm)
     return nn.Sequential(OrderedDict(zip(names, parts, strict=True)))

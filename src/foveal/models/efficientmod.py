@@ -225,7 +225,7 @@ class EfficientMod(Backbone):
     ):
         dd = {"device": device, "dtype": dtype}
         channels = list(config.embed_dim)
-        reductions, dilations = config.strides(len(channels), patch_size=4)
+        reductions, dilations = config.strides(len(channels))
         depths = [a + b for a, b in zip(config.depths, config.attention_depth, strict=True)]
         stages = [
             Stage(
@@ -237,7 +237,13 @@ class EfficientMod(Backbone):
             for stage, rates in enumerate(config.drop_path_rates(depths))
         ]
         stem = ConvNorm(
-            config.in_chans, channels[0], kernel_size=7, stride=4, padding=3, on_image=True, **dd
+            config.in_chans,
+            channels[0],
+            kernel_size=7,
+            stride=config.first_stride(),
+            padding=3,
+            on_image=True,
+            **dd,
         )
         super().__init__(
             config,

@@ -8,16 +8,21 @@ import timm
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from foveal.errors import OptionError
+from foveal.errors import OptionError, closest
 
 # Importing a family registers its variants.
 from foveal.models import cloformer, dat, efficientmod, focalnet, transnext  # noqa: F401
+from foveal.models.ablations import BODIES as ABLATED
 from foveal.models.convert import from_official
 from foveal.models.convert import to_official as _to_official
-from foveal.models.family import FAMILIES, find_variant
-from foveal.models.metaformer import BODIES
+from foveal.models.family import FAMILIES, Family, find_variant
+from foveal.models.metaformer import BODIES as NEUTRAL
 from foveal.models.registry import PREFIX, build
 from foveal.models.weights import UNPUBLISHED, WEIGHTS, timm_cfg
+
+OF_TIMM = "timm:"
+# Networks known to Foveal alone, as nobody has published weights of them.
+_BODIES: dict[str, Family] = {name: body for body in (NEUTRAL, *ABLATED) for name in body.variants}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -44,7 +49,9 @@ def create_model(
 
     Args:
         name: one of `list_models()`, with a checkpoint's tag if wanted
-            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`.
+            ("transnext_small.in1k_384"), or "metaformer_tiny", a body for any `mixer`,
+            the model of a row of `foveal.models.ablations.ABLATIONS`, or "timm:NAME" for any of
+            timm's own, to compare with.
         pretrained: download and load the published weights.
         features_only: a timm feature network: the maps of `out_indices` instead of logits.
         **options: `num_classes`, `in_chans`, `out_indices`, `drop_path_rate`, `device`, `dtype`,
@@ -55,18 +62,29 @@ def create_model(
         OptionError: an option the family does not have; the message has the right ones.
     """
     options = {**options, "features_only": features_only} if features_only else options
-    if name in BODIES.variants:
+    if name in _BODIES:
         return _create_body(name, pretrained, options)
+    if name.startswith(OF_TIMM):
+        return _create_of_timm(name.removeprefix(OF_TIMM), pretrained, options)
     find_variant(name.removeprefix(PREFIX).split(".", 1)[0])
     return timm.create_model(PREFIX + name.removeprefix(PREFIX), pretrained=pretrained, **options)
 
 
+def _create_of_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """A network of timm's."""
+    if not timm.is_model(name):
+        known = timm.list_models(exclude_filters=f"{PREFIX}*")
+        raise OptionError(f"timm has no network {name!r}.{closest(name, known)}")
+    return timm.create_model(name, pretrained=pretrained, **options)
+
+
 def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """A body for any mixer: known to Foveal alone, as nobody has published its weights."""
+    """A network that is neither listed nor registered with timm."""
     if pretrained:
         raise OptionError(f"{name} has no published weights; create it with pretrained=False.")
     cfg = PretrainedCfg(**timm_cfg(UNPUBLISHED, 32)).to_dict()
-    return build(BODIES, BODIES.variants[name], name, cfg, options)
+    family = _BODIES[name]
+    return build(family, family.variants[name], name, cfg, options)
 
 
 def convert_state_dict(

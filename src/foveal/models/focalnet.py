@@ -245,12 +245,14 @@ class FocalNet(Backbone):
                     downsampling(channels, reductions, dilations, stage, **down, **dd),
                 )
             )
+        kernel, padding = (7, 2) if overlap else (config.patch_size, 0)
         stem = ConvNorm(
             config.in_chans,
             channels[0],
-            kernel_size=7 if overlap else config.patch_size,
-            stride=config.patch_size,
-            padding=2 if overlap else 0,
+            kernel_size=kernel,
+            stride=reductions[0],
+            # At half the stride a patch overlaps its neighbours, as much on either side.
+            padding=padding if reductions[0] == config.patch_size else (kernel - 1) // 2,
             on_image=True,
             **dd,
         )

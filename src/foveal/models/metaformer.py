@@ -55,7 +55,8 @@ class MetaFormerConfig(BackboneConfig):
         if callable(self.mixer):
             return self.mixer(dim, **options)
         if self.mixer in TRAINED_SIDE:
-            options.setdefault(TRAINED_SIDE[self.mixer], self.img_size // (4 * 2**stage))
+            side = self.img_size // (self.first_stride() * 2**stage)
+            options.setdefault(TRAINED_SIDE[self.mixer], side)
         return MIXERS[self.mixer](dim, **options, **dd)
 
 
@@ -74,7 +75,7 @@ class MetaFormer(Backbone):
         dd = {"device": device, "dtype": dtype}
         config.refuse_output_stride("MetaFormer")
         channels = list(config.embed_dims)
-        reductions, dilations = config.strides(len(channels), patch_size=4)
+        reductions, dilations = config.strides(len(channels))
         stages = []
         for stage, rates in enumerate(config.drop_path_rates(config.depths)):
             dim = channels[stage]
@@ -93,7 +94,13 @@ class MetaFormer(Backbone):
             )
             stages.append(Stage(blocks, down))
         stem = ConvNorm(
-            config.in_chans, channels[0], kernel_size=7, stride=4, padding=3, on_image=True, **dd
+            config.in_chans,
+            channels[0],
+            kernel_size=7,
+            stride=config.first_stride(),
+            padding=3,
+            on_image=True,
+            **dd,
         )
         super().__init__(
             config,

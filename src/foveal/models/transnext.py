@@ -88,7 +88,7 @@ class TransNeXtConfig(BackboneConfig):
 
     def pretrain_side(self, stage: int) -> int:
         """Side in cells of a stage's map at pretraining."""
-        return max(self.pretrain_size // 2 ** (stage + 2), 1)
+        return max(self.pretrain_size // (self.first_stride() * 2**stage), 1)
 
 
 class AggregatedAttention(nn.Module):
@@ -380,14 +380,20 @@ class TransNeXt(Backbone):
             for stage, rates in enumerate(config.drop_path_rates(config.depths))
         ]
         stem = ConvNorm(
-            config.in_chans, dims[0], kernel_size=7, stride=4, padding=3, on_image=True, **dd
+            config.in_chans,
+            dims[0],
+            kernel_size=7,
+            stride=config.first_stride(),
+            padding=3,
+            on_image=True,
+            **dd,
         )
         super().__init__(
             config,
             stem=conv_norm_stem(stem),
             stages=stages,
             channels=dims,
-            reductions=config.strides(len(dims), 4)[0],
+            reductions=config.strides(len(dims))[0],
             norm=nn.Identity(),
             **dd,
         )

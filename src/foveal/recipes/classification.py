@@ -1,23 +1,23 @@
-"""A classification run: its configuration, and what carries it out."""
+"""A classification run, from its configuration to its results."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from torch import nn
+from torch.utils.data import DataLoader
 
 from foveal.data.dataset import ImageDataset, LabelledImages
 from foveal.data.digits import load_digits
-from foveal.data.folder import OnBadImage, read_folder
 from foveal.data.images import mode_of
-from foveal.data.loader import eval_loader, train_loader
+from foveal.data.loader import TrainLoader, eval_loader, train_loader
+from foveal.data.source import read_source
+from foveal.data.stream import StreamedImages
 from foveal.data.transforms import (
-    Augmentation,
-    Preprocessing,
     eval_transform,
     resolve_preprocessing,
     train_transform,
@@ -25,61 +25,20 @@ from foveal.data.transforms import (
 from foveal.errors import FovealError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
+from foveal.models.freezing import freeze
+from foveal.recipes.config import ClassificationConfig, DataConfig, plain
 from foveal.tasks.classification import Classification
-from foveal.tools.trained import ModelCard, find_checkpoint
-from foveal.train.config import TrainConfig
+from foveal.tasks.distillation import DistilledClassification, Teacher
+from foveal.tools.trained import (
+    ModelCard,
+    TrainedModel,
+    find_checkpoint,
+    load_trained,
+    model_by_name,
+)
 from foveal.train.loop import Trainer, TrainResult
+from foveal.train.processes import is_main_process, process_index_and_count
 from foveal.train.run_folder import RunFolder
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What to train on.
-
-    Attributes:
-        source: "folder" for image folders, "digits" for scikit-learn's scans.
-        path: of the folder.
-        held_out: share of every class to judge by, where the folder has no `val`.
-        on_bad_image: "refuse" unreadable images, or "skip" them.
-    """
-
-    source: Literal["folder", "digits"] = "folder"
-    path: str | None = None
-    held_out: float = 0.1
-    on_bad_image: OnBadImage = "refuse"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassificationConfig:
-    """A classification run.
-
-    Attributes:
-        model: name of the network.
-        options: of the network, beside the number of classes.
-        pretrained: start from published weights.
-        checkpoint: start from this file's weights.
-        data: what to train on.
-        image_size: side in pixels; None for the network's usual one.
-        crop_pct: share of the resized side that is looked at; None for the network's usual one.
-        augmentation: random changes to the training images.
-        label_smoothing: share of the target spread over all classes.
-        train: length and optimisation.
-    """
-
-    model: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-    checkpoint: str | None = None
-    data: DataConfig = field(default_factory=DataConfig)
-    image_size: int | None = None
-    crop_pct: float | None = None
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    label_smoothing: float = 0.1
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for config.yaml."""
-        return _plain(asdict(self))
 
 
 class ClassificationRun:
@@ -107,11 +66,12 @@ class ClassificationRun:
         self.resume = resume
         self.overwrite = overwrite
         self.folder = RunFolder(output)
-        self.folder.require_usable(resume=resume, overwrite=overwrite)
+        if is_main_process():
+            self.folder.require_usable(resume=resume, overwrite=overwrite)
         if resume:
             require_same_run(self.folder, config)
         # Decoding every image takes a while: a misspelt model is to be found before.
-        create_model(config.model, device="meta", **config.options)
+        create_model(config.model, device="meta", **config.model_options())
         self.data = read_data(config.data, seed=config.train.seed)
         torch.manual_seed(config.train.seed)
         self.model, self.notes = self._create_model()
@@ -121,20 +81,29 @@ class ClassificationRun:
             in_chans=getattr(self.model, "in_chans", 3),
             crop_pct=config.crop_pct,
         )
+        self.held = freeze(self.model, config.frozen_stages, head_only=config.head_only)
+        self.task = self._task()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks for all of them."""
+        return is_main_process()
 
     def fit(self, *, show_progress: bool = True) -> TrainResult:
         """Train, writing checkpoints, figures and configuration into the folder."""
-        if self.overwrite:
-            self.folder.clear()
-        self.folder.write_config(self.config.to_dict())
+        if is_main_process():
+            if self.overwrite:
+                self.folder.clear()
+            self.folder.write_config(self.config.to_dict())
         trainer = Trainer(
             self.model,
-            Classification(len(self.data.classes), self.config.label_smoothing),
+            self.task,
             (self._train_loader(), self._eval_loader()),
             self.config.train,
             self.folder,
             metadata=self.card().to_metadata(),
             show_progress=show_progress,
+            held=self.held,
         )
         return trainer.fit(resume=self.resume)
 
@@ -144,10 +113,10 @@ class ClassificationRun:
         path = config.data.path and str(Path(config.data.path).resolve())
         return ModelCard(
             model=config.model,
-            options=_plain(dict(config.options)),
+            options=plain(config.options),
             classes=self.data.classes,
             preprocessing=self.preprocessing,
-            data={**_plain(asdict(config.data)), "path": path, "seed": config.train.seed},
+            data={**plain(asdict(config.data)), "path": path, "seed": config.train.seed},
         )
 
     def _create_model(self) -> tuple[nn.Module, list[str]]:
@@ -158,30 +127,73 @@ class ClassificationRun:
             config.model,
             pretrained=config.pretrained and not resumes,
             num_classes=len(self.data.classes),
-            **config.options,
+            **config.model_options(),
         )
         if config.checkpoint is None or resumes:
             return model, []
         return model, [str(load_checkpoint(model, find_checkpoint(config.checkpoint)))]
 
-    def _train_loader(self) -> Any:
+    def _task(self) -> Classification:
+        config = self.config
+        names = self.data.train.names if isinstance(self.data, LabelledImages) else ()
+        given = (len(self.data.classes), config.label_smoothing, names)
+        taught = config.distillation
+        if taught.teacher is None:
+            return Classification(*given, config.mixing)
+        teacher = load_teacher(taught.teacher, self.data.classes)
+        theirs, ours = teacher.card.preprocessing, self.preprocessing
+        normalisation = (theirs.mean, theirs.std, ours.mean, ours.std)
+        return DistilledClassification(
+            *given,
+            config.mixing,
+            teacher=Teacher(teacher.model, *normalisation),
+            kind=taught.kind,
+            weight=taught.weight,
+            temperature=taught.temperature,
+        )
+
+    def _train_loader(self) -> TrainLoader:
         train = self.config.train
         transform = train_transform(self.preprocessing, self.config.augmentation)
-        dataset = ImageDataset(
-            self.data.train, transform, mode=_mode(self.preprocessing), seed=train.seed
-        )
+        mode = mode_of(self.preprocessing.in_chans)
+        dataset = self.data.train_dataset(transform, mode=mode, seed=train.seed)
+        rank, world = process_index_and_count()
         return train_loader(
-            dataset, batch_size=train.batch_size, workers=train.workers, seed=train.seed
+            dataset,
+            batch_size=train.batch_size,
+            workers=train.workers,
+            seed=train.seed,
+            rank=rank,
+            world=world,
         )
 
-    def _eval_loader(self) -> Any:
+    def _eval_loader(self) -> DataLoader[Any]:
         train = self.config.train
-        transform = eval_transform(self.preprocessing)
-        dataset = ImageDataset(self.data.val, transform, mode=_mode(self.preprocessing))
-        return eval_loader(dataset, batch_size=2 * train.batch_size, workers=train.workers)
+        mode = mode_of(self.preprocessing.in_chans)
+        dataset = ImageDataset(self.data.val, eval_transform(self.preprocessing), mode=mode)
+        rank, world = process_index_and_count()
+        return eval_loader(
+            dataset, batch_size=2 * train.batch_size, workers=train.workers, rank=rank, world=world
+        )
 
 
-def read_data(config: DataConfig, seed: int) -> LabelledImages:
+def load_teacher(teacher: str, classes: Sequence[str]) -> TrainedModel:
+    """The network behind `distillation.teacher`.
+
+    Raises:
+        FovealError: it cannot be had, or does not tell these classes apart.
+    """
+    is_file = Path(teacher).exists()
+    found = load_trained(teacher) if is_file else model_by_name(teacher, pretrained=True)
+    if len(found.card.classes) != len(classes):
+        raise FovealError(
+            f"The teacher {teacher} tells {len(found.card.classes)} classes apart and the data "
+            f"have {len(classes)}; train a teacher on the same data first."
+        )
+    return found
+
+
+def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
     """The images that a configuration speaks of.
 
     Raises:
@@ -189,13 +201,19 @@ def read_data(config: DataConfig, seed: int) -> LabelledImages:
     """
     if config.source == "digits":
         return load_digits(held_out=config.held_out, seed=seed)
-    data = read_folder(
-        config.path or "", held_out=config.held_out, seed=seed, on_bad_image=config.on_bad_image
+    if config.path is None:
+        raise FovealError("There is nothing to train on; give --data PATH.")
+    data = read_source(
+        config.path,
+        format=config.format,
+        held_out=config.held_out,
+        seed=seed,
+        on_bad_image=config.on_bad_image,
+        streaming=config.streaming,
     )
     if len(data.classes) < 2:
         raise FovealError(
-            f"{config.path} has one class, {'/'.join(data.classes)!r}; training needs two or more, "
-            "each in a folder of its own."
+            f"{config.path} has one class, {'/'.join(data.classes)!r}; training needs two or more."
         )
     if not len(data.val):
         raise FovealError(
@@ -210,20 +228,9 @@ def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
         return
     before = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     now = config.to_dict()
-    for key in ("model", "options", "image_size", "data"):
-        if before.get(key) != now[key]:
+    for key in ("model", "options", "image_size", "data", "augmentation", "mixing"):
+        if before.get(key, now[key]) != now[key]:
             raise FovealError(
                 f"The run in {folder.root} has {key} {before.get(key)!r}, not {now[key]!r}; "
                 "resume with the same, or replace the run with --overwrite."
             )
-
-
-def _mode(preprocessing: Preprocessing) -> str:
-    return mode_of(preprocessing.in_chans)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, all the way down, as YAML and JSON give them back."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from foveal.data.transforms import Augmentation
-from foveal.recipes.classification import ClassificationConfig, DataConfig
+from foveal.recipes.config import ClassificationConfig, DataConfig
 from foveal.train.config import TrainConfig
 
 
@@ -27,6 +27,7 @@ def quickstart(*, max_steps: int | None = None, seed: int = 0) -> Classification
         threads=1,
     )
     return ClassificationConfig(
+        recipe="quickstart",
         model="efficientmod_xxs",
         data=DataConfig(source="digits", held_out=0.25),
         image_size=32,

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.errors import MissingExtraError
+from foveal.tasks.mixing import Mixing
+
+NO_MIXING = Mixing()
 
 # Bins of confidence that the calibration error is customarily taken over (Guo et al. 2017).
 CALIBRATION_BINS = 15
@@ -156,6 +159,16 @@ class ClassificationMeter:
             # torchmetrics gives a confidence of exactly 1, common in float32, a bin of its own.
             self.calibration.update(logits.softmax(1).clamp(max=1 - 2**-24), labels)
 
+    def sums(self) -> Float[Tensor, " n"]:
+        """The confusion matrix, the images in the top five, and the loss, all added up."""
+        rest = torch.tensor([self.in_top5, self.loss], dtype=torch.float64)
+        return torch.cat([self.confusion.flatten().double(), rest])
+
+    def take_sums(self, sums: Float[Tensor, " n"]) -> None:
+        """Stand for the images that the sums were taken over."""
+        self.confusion = sums[:-2].round().long().view_as(self.confusion)
+        self.in_top5, self.loss = round(sums[-2].item()), sums[-1].item()
+
     def scores(self) -> dict[str, float]:
         """top1 and top5 in per cent, and the mean loss."""
         count = max(1, self.num_images)
@@ -196,18 +209,32 @@ class Classification:
     Args:
         num_classes: outputs of the model.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        image_names: of the training images, by their `index` in a batch.
+        mixing: blends of training images.
     """
 
     best_score = "top1"
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        image_names: Sequence[str] = (),
+        mixing: Mixing = NO_MIXING,
+    ):
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.image_names = image_names
+        self.mixing = mixing
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
-        """Cross-entropy in float32."""
-        logits = model(batch["image"]).float()
-        return F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+        """Cross-entropy of the blended batch, in float32."""
+        images, targets = self.mixing.blend(batch["image"], batch["label"], self.num_classes)
+        return self.cross_entropy(model(images).float(), targets)
+
+    def cross_entropy(self, logits: Float[Tensor, "b classes"], targets: Tensor) -> Tensor:
+        """With class indices (b) or shares of each class (b, classes), smoothed."""
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits (B, num_classes) and labels (B)."""
@@ -216,6 +243,12 @@ class Classification:
     def count(self, batch: Mapping[str, Any]) -> int:
         """Images in the batch."""
         return len(batch["image"])
+
+    def names(self, batch: Mapping[str, Any]) -> list[str]:
+        """The batch's own names, or those of its indices."""
+        if "name" in batch or not self.image_names:
+            return list(map(str, batch.get("name", ())))
+        return [str(self.image_names[index]) for index in batch["index"].tolist()]
 
     def meter(self) -> ClassificationMeter:
         """A fresh meter."""

@@ -15,49 +15,79 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training images.
         max_steps: stop after so many steps, should that come first.
-        batch_size: images a step and process.
-        lr: peak learning rate of AdamW.
+        batch_size: images a process and micro-batch.
+        accumulate: micro-batches a step of the optimiser.
+        lr: peak learning rate of AdamW, for `lr_batch_size` images a step if that is given.
+        lr_batch_size: scale `lr` by the images of a step over this number; None for `lr` as it is.
         min_lr: learning rate at the end of the cosine.
         weight_decay: of matrices and kernels; biases and norms have none.
         betas: AdamW's decay rates of its two moments.
+        layer_decay: factor of the learning rate from each layer to the one before it; None for 1.
         warmup_epochs: linear rise of the learning rate, at most half of the run.
         clip_grad: greatest norm of the gradient, None for no limit.
+        ema_decay: of the averaged weights that are judged and written; None for no average.
         seed: of the weights, the order and the random transforms.
         workers: processes that load images.
         threads: of a process on the CPU, None for PyTorch's choice.
-        mixed_precision: "no", "bf16" or "fp16".
+        mixed_precision: "no" (float32), "bf16" or "fp16".
+        channels_last: memory format of weights and images.
+        compile: put the network through torch.compile.
+        grad_checkpointing: keep only the blocks' inputs for the backward pass.
+        checkpoint_every: steps between two states to go on from, beside the end of each epoch.
+        keep_states: how many of the newest of them stay.
         log_every: steps between two lines of metrics.jsonl.
+        tensorboard: write TensorBoard's files into the folder `tensorboard`, too.
     """
 
     epochs: int = 30
     max_steps: int | None = None
     batch_size: int = 32
+    accumulate: int = 1
     lr: float = 1e-3
+    lr_batch_size: int | None = None
     min_lr: float = 1e-6
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float | None = None
     warmup_epochs: float = 2.0
     clip_grad: float | None = 5.0
+    ema_decay: float | None = None
     seed: int = 0
     workers: int = 2
     threads: int | None = None
     mixed_precision: Precision = "no"
-    log_every: int = 10
+    channels_last: bool = False
+    compile: bool = False
+    grad_checkpointing: bool = False
+    checkpoint_every: int = 500
+    keep_states: int = 1
+    log_every: int = 1
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every"):
+        positive = ("epochs", "batch_size", "accumulate", "checkpoint_every", "keep_states")
+        for name in (*positive, "log_every"):
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         for name in ("workers", "weight_decay", "min_lr", "warmup_epochs", "seed"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         _require(self.lr > 0, "lr", "more than 0", self.lr)
-        for name in ("max_steps", "threads"):
+        for name in ("max_steps", "threads", "lr_batch_size"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "1 or more", value)
+        for name in ("layer_decay", "ema_decay"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value <= 1, name, "more than 0 and at most 1", value)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""
         full = self.epochs * steps_per_epoch
         return full if self.max_steps is None else min(full, self.max_steps)
+
+    def peak_lr(self, processes: int = 1) -> float:
+        """The peak learning rate with so many processes."""
+        if self.lr_batch_size is None:
+            return self.lr
+        return self.lr * self.batch_size * self.accumulate * processes / self.lr_batch_size
 
 
 def _require(allowed: bool, name: str, range_: str, value: object) -> None:

@@ -1,45 +1,30 @@
 """The training loop: steps, evaluation, checkpoints, resuming."""
 
 import math
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from foveal.errors import FovealError, MissingExtraError
+from foveal.train.batches import Batches
 from foveal.train.checkpoint import write_weights
 from foveal.train.config import TrainConfig
-from foveal.train.optimization import create_optimizer, create_schedule
+from foveal.train.journal import Journal
+from foveal.train.optimization import create_average, create_optimizer, create_schedule
 from foveal.train.progress import TrainProgress
 from foveal.train.run_folder import RunFolder
+from foveal.train.state import RunState, load_state, save_state
+from foveal.train.stopping import StopRequest
 from foveal.train.task import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass
-class RunState:
-    """How far a run is; saved and restored with its tensors."""
-
-    step: int = 0
-    epoch: int = 0
-    best_score: float = -math.inf
-    scores: dict[str, float] = field(default_factory=dict)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return vars(self).copy()
-
-    def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Go back to what `state_dict` gave."""
-        vars(self).update(values)
 
 
 @dataclass(frozen=True)
@@ -52,6 +37,7 @@ class TrainResult:
         best_score: of the best checkpoint.
         scores: the last evaluation's figures.
         seconds: wall time of this call.
+        finished: False if it was asked to stop before the end.
     """
 
     steps: int
@@ -59,6 +45,7 @@ class TrainResult:
     best_score: float
     scores: Mapping[str, float]
     seconds: float
+    finished: bool = True
 
 
 class NonFiniteLossError(FovealError):
@@ -71,38 +58,46 @@ class Trainer:
     Args:
         model: is trained in place.
         task: loss and figures.
-        loaders: batches to train on and to evaluate; where dataset or sampler have `set_epoch`,
-            it is called before each epoch.
+        loaders: this process's batches to train on and to evaluate; see `Batches`.
         config: length and optimisation.
         folder: prepared already.
         metadata: goes into every checkpoint, plain values only.
         show_progress: bar and lines on standard error.
+        held: parts of the model that stay in eval mode, frozen norms among them.
     """
 
     def __init__(
         self,
         model: nn.Module,
         task: Task,
-        loaders: tuple[DataLoader[Any], DataLoader[Any]],
+        loaders: tuple[Any, Any],
         config: TrainConfig,
         folder: RunFolder,
         *,
         metadata: Mapping[str, Any] | None = None,
         show_progress: bool = True,
+        held: Sequence[nn.Module] = (),
     ):
-        self.task = task
-        self.config = config
-        self.folder = folder
+        self.task, self.config, self.folder = task, config, folder
         self.metadata = dict(metadata or {})
+        self.held = held
         self.state = RunState()
-        self.accelerator = create_accelerator(config)
-        self.model, self.optimizer, self.train_loader, self.eval_loader = self.accelerator.prepare(
-            model, create_optimizer(model, config), *loaders
+        self.accelerator = accelerator = create_accelerator(config)
+        processes = accelerator.num_processes
+        self.average = create_average(model, config, accelerator.device)
+        _equip(model, config)
+        optimizer = create_optimizer(model, config, processes)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        memory = {"channels_last": config.channels_last}
+        self.batches, self.eval_batches = (
+            Batches(loader, accelerator.device, **memory) for loader in loaders
         )
-        self.steps_per_epoch = len(self.train_loader)
-        self.schedule = create_schedule(self.optimizer, config, self.steps_per_epoch)
-        self.accelerator.register_for_checkpointing(self.state)
-        self.show_progress = show_progress and self.accelerator.is_main_process
+        self.batches_per_epoch = _whole(len(self.batches), config.accumulate)
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / config.accumulate)
+        self.schedule = create_schedule(self.optimizer, config, self.steps_per_epoch, processes)
+        averages = [] if self.average is None else [self.average]
+        accelerator.register_for_checkpointing(self.state, *averages)
+        self.show_progress = show_progress and accelerator.is_main_process
 
     @property
     def total_steps(self) -> int:
@@ -110,7 +105,7 @@ class Trainer:
         return self.config.total_steps(self.steps_per_epoch)
 
     def fit(self, *, resume: bool = False) -> TrainResult:
-        """Train to the end.
+        """Train to the end, or until SIGTERM, which saves the state first.
 
         Args:
             resume: go on from the newest state in the folder, if there is one.
@@ -118,134 +113,186 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss became infinite or not a number.
         """
-        if resume:
-            self._restore()
-        start = time.perf_counter()
-        bar = TrainProgress(self.total_steps, self.state.step, show=self.show_progress)
-        with cpu_threads(self.config.threads), bar as progress:
-            while self.state.step < self.total_steps:
-                self._train_epoch(progress)
-                self._finish_epoch(progress)
-        seconds = time.perf_counter() - start
-        state = self.state
-        return TrainResult(state.step, state.epoch, state.best_score, state.scores, seconds)
+        place = self._restore() if resume else None
+        start, state = time.perf_counter(), self.state
+        main = self.accelerator.is_main_process
+        bar = TrainProgress(self.total_steps, state.step, show=self.show_progress)
+        with ExitStack() as stack:
+            stack.enter_context(cpu_threads(self.config.threads))
+            self.journal = stack.enter_context(Journal(self.folder, self.config, write=main))
+            self.stop = stack.enter_context(StopRequest())
+            self.progress = stack.enter_context(bar)
+            while state.step < self.total_steps and not self._asked_to_stop():
+                self._train_epoch(place)
+                place = None
+        return TrainResult(
+            state.step,
+            state.epoch,
+            state.best_score,
+            state.scores,
+            time.perf_counter() - start,
+            state.step >= self.total_steps,
+        )
 
     def evaluate(self) -> dict[str, float]:
         """The task's figures over the evaluation images of all processes."""
-        self.model.eval()
+        model: Any = self.model if self.average is None else self.average.module
+        model.eval()
         meter = self.task.meter()
         with torch.inference_mode():
-            for batch in self.eval_loader:
-                outputs = self.task.predict(self.model, batch)
-                gathered: Any = self.accelerator.gather_for_metrics(outputs)
-                meter.update(gathered)
+            for batch in self.eval_batches.epoch(0):
+                with self.accelerator.autocast():
+                    outputs = self.task.predict(model, batch)
+                meter.update(outputs)
+        if self.accelerator.num_processes > 1:
+            sums = meter.sums().to(self.accelerator.device)
+            total: Any = self.accelerator.reduce(sums, reduction="sum")
+            meter.take_sums(total.cpu())
         return meter.scores()
 
-    def _train_epoch(self, progress: TrainProgress) -> None:
-        self.model.train()
-        # Accelerate hands it on to the sampler and the dataset; alone, it would count from 0 again.
-        self.train_loader.set_epoch(self.state.epoch)
+    def _train_epoch(self, place: dict[str, Any] | None) -> None:
+        """The rest of an epoch; its evaluation, unless the run is asked to stop before."""
+        state, config = self.state, self.config
+        self._train_mode()
+        left = self.batches_per_epoch - state.batch
+        batches = self.batches.epoch(state.epoch, state.batch, place)
         images, mark = 0, time.perf_counter()
-        for batch in self.train_loader:
-            if self.state.step >= self.total_steps:
-                break
-            loss, lr = self._step(batch)
-            images += self.task.count(batch) * self.accelerator.num_processes
+        for group in _groups(islice(batches, left), config.accumulate):
+            loss, lr = self._step(group)
+            state.batch += len(group)
+            images += sum(map(self.task.count, group)) * self.accelerator.num_processes
             speed = images / (time.perf_counter() - mark)
-            progress.step(loss=loss, lr=lr, images_per_second=speed)
-            if self.state.step % self.config.log_every == 0:
-                self._log(step=self.state.step, loss=loss, lr=lr, images_per_second=speed)
+            self.progress.step(loss=loss, lr=lr, images_per_second=speed)
+            self.journal.step(step=state.step, loss=loss, lr=lr, images_per_second=speed)
+            if state.step >= self.total_steps or state.batch >= self.batches_per_epoch:
+                break
+            stopping = self._asked_to_stop()
+            if stopping or state.step % config.checkpoint_every == 0:
+                self.journal.flush()
+                if stopping:
+                    self._save_weights(best=False)
+                self._save_state()
+            if stopping:
+                return
+        self._finish_epoch()
 
-    def _step(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+    def _step(self, group: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
         """One step of the optimiser; its loss and learning rate."""
         self.schedule.step_update(self.state.step)
-        with self.accelerator.autocast():
-            loss = self.task.loss(self.model, batch)
-        value = loss.item()
-        self._require_finite(value)
-        self.accelerator.backward(loss)
+        value = 0.0
+        for number, batch in enumerate(group, start=1):
+            last = number == len(group)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss = self.task.loss(self.model, batch) / len(group)
+                value += loss.item()
+                self._require_finite(value, batch)
+                self.accelerator.backward(loss)
         if self.config.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.state.step += 1
+        if self.average is not None:
+            self.average.update(self.accelerator.unwrap_model(self.model), self.state.step)
         return value, self.optimizer.param_groups[0]["lr"]
 
-    def _finish_epoch(self, progress: TrainProgress) -> None:
-        """Evaluate, and keep what the epoch came to."""
+    def _finish_epoch(self) -> None:
+        """Evaluate, and keep what the epoch came to; `max_steps` may end within one."""
         state = self.state
-        state.epoch += 1
+        if state.batch >= self.batches_per_epoch:
+            state.epoch, state.batch = state.epoch + 1, 0
         state.scores = self.evaluate()
         score = state.scores[self.task.best_score]
         best = score > state.best_score
         state.best_score = max(score, state.best_score)
-        self._log(step=state.step, epoch=state.epoch, **state.scores)
-        self._save(best)
-        progress.epoch(state.epoch, self.config.epochs, state.scores, best)
+        self.journal.evaluation(epoch=state.epoch, **state.scores)
+        self._save_weights(best)
+        self._save_state()
+        self.progress.epoch(state.epoch, self.config.epochs, state.scores, best)
 
-    def _save(self, best: bool) -> None:
-        """The weights, and the state to go on from; older states are then needless."""
-        state = self.state
-        weights: Any = self.accelerator.get_state_dict(self.model)
-        if self.accelerator.is_main_process:
-            written = {
-                **self.metadata,
-                "metrics": dict(state.scores),
-                "step": state.step,
-                "epoch": state.epoch,
-            }
-            if best:
-                write_weights(self.folder.best, weights, written)
-            write_weights(self.folder.last, weights, written)
-        try:
-            self.accelerator.save_state(str(self.folder.states / "partial"))
-        except (OSError, RuntimeError) as error:
-            raise FovealError(
-                f"Cannot write the state of the run to {self.folder.states}: {error}; make room, "
-                "then go on with --resume."
-            ) from error
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self._publish_state()
-
-    def _publish_state(self) -> None:
-        """Give the state just written its name, so that a crash leaves the old one or the new."""
-        target = self.folder.state_at(self.state.step)
-        if target.exists():
-            shutil.rmtree(target)
-        (self.folder.states / "partial").rename(target)
-        for older in self.folder.states.glob("step_*"):
-            if older != target:
-                shutil.rmtree(older)
-
-    def _restore(self) -> None:
-        saved = self.folder.latest_state()
-        if saved is None:
-            self.folder.clear()
+    def _save_weights(self, best: bool) -> None:
+        """The weights as they are used: averaged ones where there is an average."""
+        state, average = self.state, self.average
+        trained: Any = self.accelerator.get_state_dict(self.model)
+        weights = trained if average is None else average.module.state_dict()
+        if not self.accelerator.is_main_process:
             return
-        try:
-            self.accelerator.load_state(str(saved))
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
-            raise FovealError(
-                f"The state in {saved} does not fit this run ({str(error).splitlines()[0]}); "
-                "resume with the model and options it was started with, or use --overwrite."
-            ) from error
-        if self.accelerator.is_main_process:
-            self.folder.forget_after(self.state.step)
+        written = {
+            **self.metadata,
+            "metrics": dict(state.scores),
+            "step": state.step,
+            "epoch": state.epoch,
+        }
+        if best:
+            write_weights(self.folder.best, weights, written)
+        write_weights(self.folder.last, weights, written)
 
-    def _require_finite(self, loss: float) -> None:
+    def _save_state(self) -> None:
+        keep = self.config.keep_states
+        save_state(self.accelerator, self.folder, self.state.step, self.batches, keep)
+
+    def _restore(self) -> dict[str, Any] | None:
+        """Go back to the newest state; the loader's place in mid-epoch."""
+        place = load_state(self.accelerator, self.folder)
+        if self.accelerator.is_main_process:
+            if place is None:
+                self.folder.clear_results()
+            else:
+                self.folder.forget_after(self.state.step)
+        self.accelerator.wait_for_everyone()
+        return place
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        for part in self.held:
+            part.eval()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was; all of them learn it at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.asked
+        if self.stop.asked:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def _require_finite(self, loss: float, batch: Mapping[str, Any]) -> None:
         if math.isfinite(loss):
             return
-        last = self.folder.last
+        last = self.folder.latest_state() or self.folder.last
         saved = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
+        names = self.task.names(batch)
+        images = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise NonFiniteLossError(
-            f"The loss became {loss} at step {self.state.step + 1}; {saved}. "
+            f"The loss became {loss} at step {self.state.step + 1}, on {images}; {saved}. "
             f"Try a learning rate below {self.config.lr:g} or a longer warm-up."
         )
 
-    def _log(self, **record: Any) -> None:
-        if self.accelerator.is_main_process:
-            self.folder.log(**record)
+
+def _equip(model: nn.Module, config: TrainConfig) -> None:
+    """What the configuration asks of the network itself."""
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.grad_checkpointing:
+        enable: Any = getattr(model, "set_grad_checkpointing", None)
+        if enable is None:
+            raise FovealError(
+                f"{type(model).__name__} has no gradient checkpointing; leave it switched off."
+            )
+        enable(True)
+    if config.compile:
+        model.compile()
+
+
+def _whole(batches: int, accumulate: int) -> int:
+    """The batches of an epoch that fill whole steps; all of them if they do not fill one."""
+    return batches - batches % accumulate if batches >= accumulate else batches
+
+
+def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` batches, the last one of what is left."""
+    while group := list(islice(batches, size)):
+        yield group
 
 
 @contextmanager
@@ -270,6 +317,8 @@ def create_accelerator(config: TrainConfig) -> "Accelerator":
         from accelerate.utils import set_seed
     except ImportError as error:
         raise MissingExtraError("accelerate", "train") from error
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    # Told that there are only CPUs, accelerate lets torchrun's processes talk through gloo.
+    cpu = torch.accelerator.current_accelerator(check_available=True) is None
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu)
     set_seed(config.seed, device_specific=True)
     return accelerator

@@ -1,36 +1,56 @@
-"""Optimiser and learning-rate schedule, from timm."""
+"""Optimiser, learning-rate schedule and averaged weights, from timm."""
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from foveal.train.config import TrainConfig
 
 
-def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW, without decay for biases, norms and what the model exempts."""
+def create_optimizer(
+    model: nn.Module, config: TrainConfig, processes: int = 1
+) -> torch.optim.Optimizer:
+    """AdamW, without decay for biases, norms and what the model exempts; frozen weights stay out.
+
+    With `layer_decay` the model's `group_matcher` says which layer a weight belongs to.
+    """
     return create_optimizer_v2(
         model,
         opt="adamw",
-        lr=config.lr,
+        lr=config.peak_lr(processes),
         weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
         betas=config.betas,
     )
 
 
 def create_schedule(
-    optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    steps_per_epoch: int,
+    processes: int = 1,
 ) -> CosineLRScheduler:
     """Linear warm-up, then a cosine to `min_lr` at the last step, as a function of the step."""
     total = config.total_steps(steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
+    peak = config.peak_lr(processes)
     return CosineLRScheduler(
         optimizer,
         t_initial=max(1, total - warmup),
-        lr_min=min(config.min_lr, config.lr),
+        lr_min=min(config.min_lr, peak),
         warmup_t=warmup,
-        warmup_lr_init=config.lr / max(1, warmup),
+        warmup_lr_init=peak / max(1, warmup),
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+def create_average(
+    model: nn.Module, config: TrainConfig, device: torch.device
+) -> ModelEmaV3 | None:
+    """The exponential moving average of the weights, whose decay rises from 0 at first."""
+    if config.ema_decay is None:
+        return None
+    return ModelEmaV3(model, decay=config.ema_decay, use_warmup=True, device=device)

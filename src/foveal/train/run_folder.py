@@ -24,6 +24,7 @@ class RunFolder:
         self.metrics = self.root / "metrics.jsonl"
         self.config = self.root / "config.yaml"
         self.states = self.root / "state"
+        self.tensorboard = self.root / "tensorboard"
 
     def require_usable(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Make the folder if need be, and see whether it may be used, before any work is done.
@@ -46,9 +47,15 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run wrote, and nothing else."""
-        for path in (self.last, self.best, self.metrics, self.config):
+        self.clear_results()
+        self.config.unlink(missing_ok=True)
+
+    def clear_results(self) -> None:
+        """Remove what a run wrote, but for its configuration."""
+        for path in (self.last, self.best, self.metrics):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.states, ignore_errors=True)
+        for folder in (self.states, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def latest_state(self) -> Path | None:
         """The newest whole state, or None."""
@@ -58,6 +65,18 @@ class RunFolder:
     def state_at(self, step: int) -> Path:
         """Where the state after `step` steps is kept."""
         return self.states / f"step_{step:09d}"
+
+    def publish_state(self, partial: Path, step: int, keep: int) -> None:
+        """Give a state just written its name, so that a crash leaves the old one or the new."""
+        target = self.state_at(step)
+        replaced = self.states / "replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+        for older in sorted(self.states.glob("step_*"))[:-keep]:
+            shutil.rmtree(older)
 
     def checkpoint(self) -> Path | None:
         """The best weights, else the last, else None."""

@@ -15,6 +15,14 @@ class Meter(Protocol):
         """Take in what `Task.predict` gave for one batch."""
         ...
 
+    def sums(self) -> Tensor:
+        """What the figures are worked out from, as sums over images, float64 (n)."""
+        ...
+
+    def take_sums(self, sums: Tensor) -> None:
+        """Stand for the images of all processes, whose sums were added up."""
+        ...
+
     def scores(self) -> dict[str, float]:
         """The figures by name."""
         ...
@@ -34,11 +42,15 @@ class Task(Protocol):
         ...
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """Tensors with a row an image, which the loop gathers from all processes."""
+        """Tensors with a row an image, for the meter."""
         ...
 
     def count(self, batch: Batch) -> int:
         """Images in the batch."""
+        ...
+
+    def names(self, batch: Batch) -> list[str]:
+        """What a person calls the images of the batch, such as their files."""
         ...
 
     def meter(self) -> Meter:
