@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -160,14 +161,18 @@ class ClassificationMeter:
             self.calibration.update(logits.softmax(1).clamp(max=1 - 2**-24), labels)
 
     def sums(self) -> Float[Tensor, " n"]:
-        """The confusion matrix, the images in the top five, and the loss, all added up."""
-        rest = torch.tensor([self.in_top5, self.loss], dtype=torch.float64)
-        return torch.cat([self.confusion.flatten().double(), rest])
+        """What `scores` is worked out from: images, hits, hits in the top five, and loss."""
+        sums = [self.num_images, self.num_right, self.in_top5, self.loss]
+        return torch.tensor(sums, dtype=torch.float64)
 
     def take_sums(self, sums: Float[Tensor, " n"]) -> None:
-        """Stand for the images that the sums were taken over."""
-        self.confusion = sums[:-2].round().long().view_as(self.confusion)
-        self.in_top5, self.loss = round(sums[-2].item()), sums[-1].item()
+        """Give the scores of the images that the sums were taken over.
+
+        Which class was taken for which stays with the process that saw it, and is forgotten here.
+        """
+        images, right, in_top5, self.loss = sums.tolist()
+        self.num_images, self.num_right, self.in_top5 = round(images), round(right), round(in_top5)
+        self.counts.clear()
 
     def scores(self) -> dict[str, float]:
         """top1 and top5 in per cent, and the mean loss."""
