@@ -206,7 +206,7 @@ class BatchStream(IterableDataset[Loaded]):
                 if self.dataset.stream.on_bad_image == "refuse":
                     raise
                 name = source.name if isinstance(source, EncodedImage) else str(source)
-                bad.append(BadImage(Path(name), str(error)))
+                bad.append(BadImage(Path(name), error.reason))
         if not samples:
             raise ImageError(
                 f"None of the {len(batch)} images of a batch can be read, {bad[0].path} for one; "
