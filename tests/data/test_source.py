@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
+from datasets import config
 from PIL import Image
 
 from foveal.data.dataset import LabelledImages, Samples
@@ -115,10 +115,10 @@ def test_local_files_are_nobody_elses_business(
 ):
     asked: list[Any] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **_: asked.append(place))
-    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    monkeypatch.setattr(config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
     data = read_source(write(items(folder), tmp_path / "shards"), streaming=streaming)
     assert len(data.train) == 21
-    assert not asked and datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    assert not asked and config.HF_UPDATE_DOWNLOAD_COUNTS
 
 
 def test_samples_are_taken_and_joined_without_reading(written: dict[str, Path]):
