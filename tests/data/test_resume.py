@@ -1,6 +1,7 @@
 """No sample twice and none lost, over ranks and workers, and after going on in mid-epoch."""
 
 import io
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -96,6 +97,17 @@ def load(state: bytes) -> dict[str, Any]:
     return torch.load(io.BytesIO(state), weights_only=True)
 
 
+def resume(data: Data, states: list[bytes] | None) -> Batches:
+    """What new loaders give with the state of the old ones, or with none."""
+    made = loaders(data)
+    for loader in made:
+        if states is not None:
+            # One rank's state is that of all.
+            loader.load_state_dict(load(states[0]))
+        loader.set_epoch(1)
+    return [list(loader) for loader in made]
+
+
 SOURCES = pytest.mark.parametrize("source", ["folder", "parquet", "webdataset"])
 
 
@@ -116,12 +128,7 @@ def test_a_resumed_epoch_is_the_unbroken_one(collections: dict[str, Data], sourc
     whole = [list(loader) for loader in loaders(data)]
     seen, states = interrupt(data, after)
     assert load(states[0])["batch"] == after
-    resumed = loaders(data)
-    for loader in resumed:
-        # One rank's state is that of all.
-        loader.load_state_dict(load(states[0]))
-        loader.set_epoch(1)
-    rest = [list(loader) for loader in resumed]
+    rest = resume(data, states)
     assert counted([*seen, *rest]) == once()
     for unbroken, before, later in zip(whole, seen, rest, strict=True):
         for one, other in zip(unbroken, before + later, strict=True):
@@ -132,11 +139,11 @@ def test_a_resumed_epoch_is_the_unbroken_one(collections: dict[str, Data], sourc
 @SOURCES
 def test_without_its_state_the_count_is_wrong(collections: dict[str, Data], source: str):
     data = collections[source]
-    seen, _ = interrupt(data, 2)
-    rest = [list(loader)[2:] for loader in loaders(data)]
-    assert counted([*seen, *rest]) == once(), "the same order again, as a check of the check"
-    started_over = [list(loader)[: 4 - 2] for loader in loaders(data)]
-    assert counted([*seen, *started_over]) != once()
+    seen, states = interrupt(data, 2)
+    assert counted([*seen, *resume(data, states)]) == once()
+    afresh = resume(data, None)
+    assert counted([*seen, *afresh]) != once()
+    assert counted([*seen, *[batches[:2] for batches in afresh]]) != once()
 
 
 @SOURCES
@@ -172,6 +179,13 @@ def test_a_state_of_another_run_is_refused(collections: dict[str, Data], source:
     loader, other = (loaders(collections[source], batch_size=size)[0] for size in (3, 4))
     with pytest.raises(FovealError, match="a batch size of 3, not 4"):
         other.load_state_dict(loader.state_dict())
+
+
+@SOURCES
+def test_workers_that_are_not_forked_get_the_same(collections: dict[str, Data], source: str):
+    copied = pickle.loads(pickle.dumps(dataset(collections[source])))  # noqa: S301
+    loader = train_loader(copied, batch_size=BATCH, workers=0)
+    assert counted([list(loader)]) == once()
 
 
 def test_workers_may_change_where_they_do_not_matter(collections: dict[str, Data]):
