@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,24 @@ def test_transnexts_modes_stand_side_by_side(foveal: Foveal, folder: Path, tmp_p
         (64, "interpolated"),
     ]
     assert "| mode | image size |" in foveal(*command, "--markdown=-").out
+
+
+def test_without_torchmetrics_the_extra_is_named(
+    foveal: Foveal, trained: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "torchmetrics.classification", None)
+    outcome = foveal("eval", "--checkpoint", trained, "--data", elsewhere, "--workers=0")
+    assert outcome.code == 2 and "pip install 'foveal[train]'" in outcome.err
+
+
+def test_a_variant_of_imagenet_through_the_command(
+    foveal: Foveal, trained: Path, elsewhere: Path, tmp_path: Path
+):
+    refused = foveal("eval", "--checkpoint", trained, "--data", elsewhere, "--dataset=imagenet-a")
+    assert refused.code == 2 and "judges classifiers of ImageNet's 1000 classes" in refused.err
+    for number in ("n01498041", "n01531178"):
+        (tmp_path / number).mkdir()
+        picture("red", 1).save(tmp_path / number / "a.png")
+    command = ["eval", "--model=efficientmod_xxs", "--data", tmp_path, "--dataset=imagenet-a"]
+    figures = json.loads(foveal(*command, "--image-size=32", "--workers=0", "--json=-").out)
+    assert figures["num_images"] == 2 and len(figures["per_class"]) == 200

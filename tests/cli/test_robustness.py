@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import foveal.tools.robustness as tool
+from foveal.cli.robustness import robustness_tables
 from tests.cli.conftest import Foveal
 
 SOME = ["--corruptions=fog,pixelate,saturate", "--severities=1,5", "--workers=0"]
@@ -70,3 +71,13 @@ def test_what_cannot_be_is_said(foveal: Foveal, trained: Path, folder: Path, tmp
     }.items():
         outcome = foveal(*command, flag)
         assert outcome.code == 2 and words in outcome.err, outcome.err
+
+
+def test_on_imagenet_every_standard_corruption_stands_beside_alexnet():
+    cells = (tool.Cell("fog", 1, 100, 40), tool.Cell("spatter", 1, 100, 40))
+    whole = tuple(tool.Cell("snow", severity, 100, 40) for severity in range(1, 6))
+    standard, others = robustness_tables(tool.Robustness({}, True, (*cells, *whole)))
+    assert standard.columns[-1] == "relative to AlexNet" and len(others.columns) == 7
+    by_name = {row[0]: row for row in standard.rows}
+    assert by_name["fog"][-1] is None
+    assert by_name["snow"][-1] == pytest.approx(100 * 40 / 86.6816)

@@ -83,6 +83,16 @@ def test_confusions_are_ranked_and_shared_out():
     assert [pair.share for pair in result.confusions(2)] == [50, 25]
 
 
+def test_22k_classes_take_no_matrix():
+    labels = torch.tensor([21_840, 3, 3])
+    meter = ClassificationMeter(21_841)
+    meter.update((F.one_hot(torch.tensor([21_840, 3, 21_839]), 21_841).float(), labels))
+    result = meter.result([str(number) for number in range(21_841)])
+    assert result.counts == ((3, 3, 1), (3, 21_839, 1), (21_840, 21_840, 1))
+    assert [(pair.true, pair.predicted) for pair in result.confusions()] == [("3", "21839")]
+    assert [row.num_images for row in result.per_class() if row.num_images] == [2, 1]
+
+
 def test_the_loss_smooths_labels():
     batch = {"image": torch.randn(4, 6), "label": torch.tensor([0, 1, 2, 0])}
     model = nn.Linear(6, 3)

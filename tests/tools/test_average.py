@@ -36,7 +36,7 @@ def test_every_parameter_is_the_mean(files: list[Path], tmp_path: Path):
     mean = load_trained(done.output).model.state_dict()
     parts = [load_trained(file).model.state_dict() for file in files]
     for key, value in mean.items():
-        expected = sum(part[key].double() for part in parts) / 3
+        expected = torch.stack([part[key].double() for part in parts]).sum(0) / 3
         torch.testing.assert_close(value, expected.to(value.dtype), rtol=0, atol=0)
     assert (done.num_averaged, done.num_copied) == (len(mean), 0)
     metadata = read_metadata(done.output)

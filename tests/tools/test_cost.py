@@ -1,10 +1,13 @@
 """Speed and memory, measured on work of a known size."""
 
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from foveal.tools import cost as module
 from foveal.tools.cost import MEASURED, WARM_UP, CostMeter, resident_peak
 
 CPU = torch.device("cpu")
@@ -42,3 +45,13 @@ def test_the_peak_is_of_what_was_held_meanwhile():
         pytest.skip("this system does not tell")
     assert peak >= 240
     assert meter.cost().memory_of == "the process"
+
+
+def test_systems_without_a_status_file_tell_through_resource(monkeypatch: pytest.MonkeyPatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(module, "_STATUS", Path("/nowhere"))
+    peak = resident_peak()
+    expected = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert peak == pytest.approx(
+        expected * (1 if sys.platform == "darwin" else 1024) / 1e6, rel=0.1
+    )

@@ -67,9 +67,10 @@ def run(options: Namespace) -> None:
     if options.sizes is not None:
         run_sweep(options, quiet=quiet)
         return
+    trained = chosen_model(options)
     with progress_bar("images") as advance:
         evaluation = evaluate_folder(
-            chosen_model(options),
+            trained,
             options.data,
             dataset=options.dataset,
             split=options.split,
@@ -144,9 +145,9 @@ def _show_figures(evaluation: Evaluation) -> None:
 
 
 def plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as plain values; the diagonal of the confusion is in `per_class`."""
+    """An evaluation as plain values: `per_class` and `confusions` hold the whole confusion."""
     result = evaluation.result
-    figures = {key: value for key, value in asdict(result).items() if key != "confusion"}
+    figures = {key: value for key, value in asdict(result).items() if key != "counts"}
     return {
         **figures,
         "image_size": evaluation.image_size,

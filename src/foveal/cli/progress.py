@@ -1,8 +1,8 @@
 """A bar on standard error for what takes longer than a person likes to wait in silence."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,7 @@ def progress_bar(unit: str, patience: float = PATIENCE) -> Iterator[Callable[[in
     """A function to call with how many of how many are done.
 
     The bar shows on terminals only, once `patience` seconds have gone by, and leaves no trace.
+    Nothing else should be printed meanwhile.
 
     Args:
         unit: what is counted, such as "images".
@@ -36,21 +37,19 @@ def progress_bar(unit: str, patience: float = PATIENCE) -> Iterator[Callable[[in
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
         transient=True,
     )
     task = bar.add_task("", total=None)
-    start = time.monotonic()
-    shown = False
-
-    def advance(done: int, total: int) -> None:
-        nonlocal shown
-        bar.update(task, completed=done, total=total)
-        if not shown and time.monotonic() - start > patience:
-            shown = True
-            bar.start()
-
+    timer = Timer(patience, bar.start)
+    timer.daemon = True
+    if console.is_terminal:
+        timer.start()
     try:
-        yield advance
+        yield lambda done, total: bar.update(task, completed=done, total=total)
     finally:
-        bar.stop()
+        timer.cancel()
+        if timer.ident is not None:
+            # A bar that is just being started must not outlive this.
+            timer.join()
+        if bar.live.is_started:
+            bar.stop()

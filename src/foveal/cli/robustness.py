@@ -49,9 +49,10 @@ def run(options: Namespace) -> None:
     corruptions, severities = corruption_names(options.corruptions), _severities(options.severities)
     before = None if options.overwrite else _finished(options.json)
     trained = chosen_model(options)
-    images = find_images(
-        trained, options.data, split=options.split, on_bad_image=options.on_bad_image
-    )
+    with progress_bar("images"):
+        images = find_images(
+            trained, options.data, split=options.split, on_bad_image=options.on_bad_image
+        )
     skipped_note(images.skipped)
     note(f"{len(images.samples)} images: {images.words}.")
     known, stopped = _judge(options, trained, images, (corruptions, severities, before))

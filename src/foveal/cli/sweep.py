@@ -33,15 +33,14 @@ def run_sweep(options: Namespace, *, quiet: bool) -> None:
         raise UsageError("--sizes and --image-size exclude each other; give one of them.")
     sizes = image_sizes(options.sizes)
     trained = chosen_model(options)
-    images = find_images(
-        trained,
-        options.data,
-        dataset=options.dataset,
-        split=options.split,
-        on_bad_image=options.on_bad_image,
-    )
-    skipped_note(images.skipped)
     with progress_bar("images") as advance:
+        images = find_images(
+            trained,
+            options.data,
+            dataset=options.dataset,
+            split=options.split,
+            on_bad_image=options.on_bad_image,
+        )
         settings = EvaluationSettings(
             batch_size=options.batch_size,
             workers=options.workers,
@@ -49,6 +48,7 @@ def run_sweep(options: Namespace, *, quiet: bool) -> None:
             on_batch=advance,
         )
         sweep = evaluate_sizes(trained, images, sizes, settings)
+    skipped_note(images.skipped)
     tables = [all_figures(sweep)] if sweep.modes() == (None,) else by_mode(sweep)
     if not quiet:
         note(f"{sweep.num_images} images: {sweep.images}.")

@@ -1,10 +1,10 @@
 """Image classification: loss, figures, predictions."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,7 +75,7 @@ class ClassificationResult:
         top1: share with the right class first, in per cent.
         top5: share with the right class among the first five, in per cent.
         loss: mean cross-entropy, in nats.
-        confusion: images by true (row) and predicted class (column).
+        counts: true class, predicted class and number of images, where there are any; rising.
         ece: expected calibration error in per cent, the mean distance between confidence and
             accuracy over 15 bins of confidence; None where the meter was not told to keep it.
     """
@@ -85,24 +85,42 @@ class ClassificationResult:
     top1: float
     top5: float
     loss: float
-    confusion: tuple[tuple[int, ...], ...]
+    counts: tuple[tuple[int, int, int], ...]
     ece: float | None = None
+
+    @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Images by true (row) and predicted class (column), zeros and all."""
+        rows = [[0] * len(self.classes) for _ in self.classes]
+        for true, predicted, count in self.counts:
+            rows[true][predicted] = count
+        return tuple(map(tuple, rows))
 
     def per_class(self) -> tuple[ClassResult, ...]:
         """The same, class by class."""
-        rows = zip(self.classes, self.confusion, strict=True)
-        return tuple(ClassResult(name, sum(r), r[i]) for i, (name, r) in enumerate(rows))
+        images, right = self._totals()
+        return tuple(
+            ClassResult(name, images[index], right[index])
+            for index, name in enumerate(self.classes)
+        )
 
     def confusions(self, limit: int | None = None) -> tuple[Confusion, ...]:
         """Pairs of a class and what it was taken for, the commonest first; `limit` of them."""
+        images, _ = self._totals()
         pairs = [
-            Confusion(self.classes[i], self.classes[j], count, 100 * count / sum(row))
-            for i, row in enumerate(self.confusion)
-            if sum(row) > row[i]
-            for j, count in enumerate(row)
-            if count and i != j
+            Confusion(self.classes[i], self.classes[j], count, 100 * count / images[i])
+            for i, j, count in self.counts
+            if i != j
         ]
         return tuple(sorted(pairs, key=lambda pair: -pair.count)[:limit])
+
+    def _totals(self) -> tuple[Counter[int], Counter[int]]:
+        """By class: how many images, and how many of them were recognised."""
+        images, right = Counter[int](), Counter[int]()
+        for true, predicted, count in self.counts:
+            images[true] += count
+            right[true] += count if true == predicted else 0
+        return images, right
 
 
 class ClassificationMeter:
@@ -118,7 +136,10 @@ class ClassificationMeter:
 
     def __init__(self, num_classes: int, *, calibration: bool = False):
         self.num_classes = num_classes
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        # Not a matrix, which 22k classes would make gigabytes large and all but empty.
+        self.counts = Counter[int]()
+        self.num_images = 0
+        self.num_right = 0
         self.in_top5 = 0
         self.loss = 0.0
         self.calibration = _calibration_error(num_classes) if calibration else None
@@ -128,8 +149,10 @@ class ClassificationMeter:
         logits, labels = outputs[0].float().cpu(), outputs[1].cpu()
         top = logits.topk(min(5, self.num_classes), dim=1).indices
         cells = labels * self.num_classes + top[:, 0]
-        counts = torch.bincount(cells, minlength=self.num_classes**2)
-        self.confusion += counts.view(self.num_classes, self.num_classes)
+        found: list[list[int]] = [part.tolist() for part in cells.unique(return_counts=True)]
+        self.counts.update(dict(zip(*found, strict=True)))
+        self.num_images += len(labels)
+        self.num_right += int((top[:, 0] == labels).sum())
         self.in_top5 += int((top == labels[:, None]).sum())
         self.loss += F.cross_entropy(logits, labels, reduction="sum").item()
         if self.calibration is not None:
@@ -148,25 +171,26 @@ class ClassificationMeter:
 
     def scores(self) -> dict[str, float]:
         """top1 and top5 in per cent, and the mean loss."""
-        count = max(1, int(self.confusion.sum()))
+        count = max(1, self.num_images)
         return {
-            "top1": 100 * int(self.confusion.diagonal().sum()) / count,
+            "top1": 100 * self.num_right / count,
             "top5": 100 * self.in_top5 / count,
             "loss": self.loss / count,
         }
 
     def ece(self) -> float | None:
         """Expected calibration error in per cent, as `ClassificationResult` has it."""
-        if self.calibration is None or not self.confusion.any():
+        if self.calibration is None or not self.num_images:
             return None
         return 100 * self.calibration.compute().item()
 
     def result(self, classes: Sequence[str]) -> ClassificationResult:
         """Everything, with the classes' names."""
-        rows = tuple(map(tuple, self.confusion.tolist()))
-        num_images = int(self.confusion.sum())
+        counts = tuple(
+            (*divmod(cell, self.num_classes), n) for cell, n in sorted(self.counts.items())
+        )
         return ClassificationResult(
-            tuple(classes), num_images, **self.scores(), confusion=rows, ece=self.ece()
+            tuple(classes), self.num_images, **self.scores(), counts=counts, ece=self.ece()
         )
 
 
@@ -176,7 +200,7 @@ def _calibration_error(num_classes: int) -> Any:
         from torchmetrics.classification import MulticlassCalibrationError
     except ImportError as error:
         raise MissingExtraError("torchmetrics", "train") from error
-    return MulticlassCalibrationError(max(2, num_classes), CALIBRATION_BINS, norm="l1")
+    return MulticlassCalibrationError(num_classes, CALIBRATION_BINS, "l1", validate_args=False)
 
 
 class Classification:

@@ -147,8 +147,14 @@ def _library() -> Any:
     try:
         import cv2
         import imagecorruptions
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(PACKAGE, "robustness") from error
+    except ImportError as error:
+        # OpenCV without the system's graphics libraries.
+        raise FovealError(
+            f"{PACKAGE} is installed and cannot be loaded ({error}); install what that names, or "
+            "opencv-python-headless in the place of opencv-python."
+        ) from error
     # OpenCV's threads do not survive the fork of a process that loads images.
     cv2.setNumThreads(0)
     return imagecorruptions

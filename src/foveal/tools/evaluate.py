@@ -1,10 +1,10 @@
 """How well a model does on a folder of labelled images, and what it costs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -148,9 +148,10 @@ def evaluate_images(
     dataset = ImageDataset(
         images.samples, eval_transform(preprocessing), mode=mode_of(preprocessing.in_chans)
     )
+    loader = eval_loader(dataset, batch_size=settings.batch_size, workers=settings.workers)
     meter = ClassificationMeter(len(images.labelling.names), calibration=True)
     costs = CostMeter(next(trained.model.parameters()).device)
-    judge(trained.model, dataset, images.labelling, meter, settings, costs)
+    judge(trained.model, loader, images, meter, settings, costs)
     return Evaluation(
         meter.result(images.labelling.names),
         costs.cost(),
@@ -162,37 +163,36 @@ def evaluate_images(
 
 def judge(
     model: nn.Module,
-    dataset: ImageDataset,
-    labelling: Labelling,
+    batches: Iterable[Mapping[str, Any]],
+    images: EvaluationImages,
     meter: ClassificationMeter,
     settings: EvaluationSettings = DEFAULT_SETTINGS,
     costs: CostMeter | None = None,
 ) -> None:
-    """Put every image of a data set through a model, which is put into eval mode.
+    """Put batches of images through a model, which is put into eval mode.
 
     Args:
         model: the model.
-        dataset: the images and labels.
-        labelling: what the labels mean.
+        batches: images, labels and places in `images.samples`.
+        images: what is judged by, whatever was done to the pixels.
         meter: takes in the logits of the labelling's classes.
-        settings: how the images go through the model.
+        settings: whether to flip, and whom to tell; the rest is in the batches.
         costs: times the passes, some of them again where there are too few.
     """
     device = next(model.parameters()).device
     model.eval()
     first: Tensor | None = None
     done = 0
-    loader = eval_loader(dataset, batch_size=settings.batch_size, workers=settings.workers)
     with torch.inference_mode():
-        for batch in loader:
-            images = batch["image"].to(device)
-            first = images if first is None else first
-            forward = _forward(model, images, settings.flip)
-            logits = forward() if costs is None else costs.time(forward, len(images))
-            meter.update(_judged(logits, batch, dataset.samples, labelling))
-            done += len(images)
+        for batch in batches:
+            pixels = batch["image"].to(device)
+            first = pixels if first is None else first
+            forward = _forward(model, pixels, settings.flip)
+            logits = forward() if costs is None else costs.time(forward, len(pixels))
+            meter.update(_judged(logits, batch, images))
+            done += len(pixels)
             if settings.on_batch is not None:
-                settings.on_batch(done, len(dataset))
+                settings.on_batch(done, len(images.samples))
         if first is not None and costs is not None:
             costs.top_up(_forward(model, first, settings.flip), len(first))
 
@@ -204,17 +204,18 @@ def _forward(model: nn.Module, images: Tensor, flip: bool) -> Callable[[], Tenso
 
 
 def _judged(
-    logits: Tensor, batch: dict, samples: Samples, labelling: Labelling
+    logits: Tensor, batch: Mapping[str, Any], images: EvaluationImages
 ) -> tuple[Float[Tensor, "b labels"], Int[Tensor, " b"]]:
     """The logits of the labelling's classes, and the label to judge each image by."""
-    logits, labels = logits.float().cpu(), batch["label"]
+    logits, labels, labelling = logits.float().cpu(), batch["label"], images.labelling
     if labelling.outputs is not None:
         logits = logits[:, list(labelling.outputs)]
     if labelling.accepted is not None:
         # Of several right labels the one that the model finds likeliest: it is first, or among the
         # first five, if any of them is.
-        for row, index in enumerate(batch["index"].tolist()):
-            right = list(labelling.accepted[Path(samples.names[index]).name])
+        indices: list[int] = batch["index"].tolist()
+        for row, index in enumerate(indices):
+            right = list(labelling.accepted[Path(images.samples.names[index]).name])
             labels[row] = right[int(logits[row, right].argmax())]
     return logits, labels
 

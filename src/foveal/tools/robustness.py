@@ -1,18 +1,22 @@
 """How a model's errors grow under ImageNet-C's corruptions."""
 
 import hashlib
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from math import ceil
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from foveal.data.dataset import ImageDataset, Samples
+from foveal.data.dataset import ImageDataset, Sample, Samples
 from foveal.data.images import mode_of
-from foveal.data.transforms import eval_transform
+from foveal.data.transforms import Preprocessing, eval_transform
 from foveal.errors import FovealError
 from foveal.tasks.classification import ClassificationMeter
 from foveal.tools.corruptions import (
@@ -29,6 +33,9 @@ from foveal.tools.trained import TrainedModel
 
 # The images as they are, under the network's usual preprocessing, in the place of a corruption.
 CLEAN = "clean"
+
+# A corruption and a severity.
+CellKey = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,10 @@ class Robustness:
             return "No standard corruption is done, so there is no mean."
         results = self.results(standard=True)
         whole = len(results) == len(STANDARD) and all(result.is_complete for result in results)
-        over = "the" if whole else f"what is done of {len(results)} of the"
-        words = f"Mean error {self.mean_error:.2f} % over {over} 15 standard corruptions"
+        over = "the 15" if whole else f"{len(results)} of the 15"
+        words = f"Mean error {self.mean_error:.2f} % over {over} standard corruptions"
+        if not whole:
+            words += " at the severities that are done"
         if self.on_imagenet:
             return f"{words}; mCE needs all of them at all five severities."
         return f"{words}; not relative to AlexNet's errors, which are of ImageNet's 1000 classes."
@@ -188,9 +197,10 @@ def evaluate_robustness(
     have = {(cell.corruption, cell.severity) for cell in known.cells}
     wanted = [(CLEAN, 0), *((name, s) for name in corruptions for s in sorted(set(severities)))]
     left = [cell for cell in wanted if cell not in have]
+    batches = iter(_loader(trained, images, left, settings)) if left else iter(())
     for number, (name, severity) in enumerate(left):
         counted = _counted(settings, number, len(left))
-        cell = _judge_cell(trained, images, name, severity, counted)
+        cell = _judge_cell(trained, images, (name, severity), batches, counted)
         known = replace(known, cells=_in_order([*known.cells, cell]))
         yield known
 
@@ -248,29 +258,84 @@ def plain_robustness(robustness: Robustness) -> dict[str, Any]:
     }
 
 
+class _CellImages(Dataset[Sample]):
+    """Every image in every cell, cell after cell."""
+
+    def __init__(self, samples: Samples, cells: Sequence[CellKey], preprocessing: Preprocessing):
+        self.num_images = len(samples)
+        self.cells = [_cell_images(samples, cell, preprocessing) for cell in cells]
+
+    def __len__(self) -> int:
+        return self.num_images * len(self.cells)
+
+    def __getitem__(self, index: int) -> Sample:
+        cell, image = divmod(index, self.num_images)
+        return self.cells[cell][image]
+
+
+class _CellBatches(Sampler[list[int]]):
+    """Every place in a data set of cells, in order; no batch spans two cells."""
+
+    def __init__(self, dataset: _CellImages, batch_size: int):
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        count = self.dataset.num_images
+        for first in range(0, len(self.dataset), count):
+            for start in range(first, first + count, self.batch_size):
+                yield list(range(start, min(start + self.batch_size, first + count)))
+
+
+def _cell_images(samples: Samples, cell: CellKey, preprocessing: Preprocessing) -> ImageDataset:
+    name, severity = cell
+    mode = mode_of(preprocessing.in_chans)
+    if name == CLEAN:
+        return ImageDataset(samples, eval_transform(preprocessing), mode=mode)
+    transform = CorruptedInput(name, severity, preprocessing)
+    # A data set seeds an image by seed, epoch and number: here by corruption, severity and number.
+    dataset = ImageDataset(samples, transform, seed=CORRUPTIONS.index(name))
+    dataset.set_epoch(severity)
+    return dataset
+
+
+def _loader(
+    trained: TrainedModel,
+    images: EvaluationImages,
+    cells: Sequence[CellKey],
+    settings: EvaluationSettings,
+) -> DataLoader[Any]:
+    """All batches of all cells, from one set of processes."""
+    dataset = _CellImages(images.samples, cells, trained.card.preprocessing)
+    if settings.workers:
+        # Compiled code is inherited by the processes that load images.
+        for cell, (name, _) in zip(dataset.cells, cells, strict=True):
+            if name == "glass_blur":
+                cell[0]
+    return DataLoader(
+        dataset,
+        batch_sampler=_CellBatches(dataset, settings.batch_size),
+        num_workers=settings.workers,
+        worker_init_fn=_leave_interruptions_to_the_main_process,
+    )
+
+
+def _leave_interruptions_to_the_main_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _judge_cell(
     trained: TrainedModel,
     images: EvaluationImages,
-    name: str,
-    severity: int,
+    cell: CellKey,
+    batches: Iterator[Any],
     settings: EvaluationSettings,
 ) -> Cell:
-    preprocessing = trained.card.preprocessing
-    mode = mode_of(preprocessing.in_chans)
-    if name == CLEAN:
-        dataset = ImageDataset(images.samples, eval_transform(preprocessing), mode=mode)
-    else:
-        transform = CorruptedInput(name, severity, preprocessing)
-        number = CORRUPTIONS.index(name)
-        # The data set seeds every image by number, corruption (as seed) and severity (as epoch).
-        dataset = ImageDataset(images.samples, transform, seed=number)
-        dataset.set_epoch(severity)
-        # Once here, so that processes that load images are born with it compiled.
-        dataset[0]
+    """The cell whose batches come next."""
     meter = ClassificationMeter(len(images.labelling.names))
-    judge(trained.model, dataset, images.labelling, meter, settings)
-    right, total = int(meter.confusion.diagonal().sum()), int(meter.confusion.sum())
-    return Cell(name, severity, total, total - right)
+    number = ceil(len(images.samples) / settings.batch_size)
+    judge(trained.model, islice(batches, number), images, meter, settings)
+    return Cell(*cell, meter.num_images, meter.num_images - meter.num_right)
 
 
 def _in_order(cells: Sequence[Cell]) -> tuple[Cell, ...]:
