@@ -1,14 +1,17 @@
 """Every format gives the images and labels of the folder it was made from."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from datasets import config
 from PIL import Image
 
 from foveal.data.dataset import LabelledImages, Samples
+from foveal.data.images import read_image
 from foveal.data.source import find_format, read_source
 from foveal.data.stream import Stream, StreamedImages
 from foveal.errors import FovealError, OptionError
@@ -41,8 +44,6 @@ def shown(samples: Samples, classes: tuple[str, ...]) -> dict[bytes, str]:
 
 
 def streamed(stream: Stream, classes: tuple[str, ...]) -> dict[bytes, str]:
-    from foveal.data.images import read_image
-
     found = {}
     bounds = stream.bounds
     for file in range(len(stream.sizes)):
@@ -101,6 +102,23 @@ def test_files_that_name_their_part_are_taken_at_their_word(
     assert (len(data.train), len(data.val), data.ignored) == (18, 3, 1)
     assert all("validation" in name for name in data.val.names)
     assert data.classes == CLASSES
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_local_files_are_nobody_elses_business(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[..., Path],
+    streaming: bool,
+):
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **_: asked.append(place))
+    monkeypatch.setattr(config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    data = read_source(write(items(folder), tmp_path / "shards"), streaming=streaming)
+    assert len(data.train) == 21
+    assert not asked and config.HF_UPDATE_DOWNLOAD_COUNTS
 
 
 def test_samples_are_taken_and_joined_without_reading(written: dict[str, Path]):

@@ -21,7 +21,11 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.Decompressio
 
 
 class ImageError(FovealError):
-    """A file that is not an image that can be read."""
+    """A file that is not an image that can be read; `reason` says why, without its name."""
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,8 @@ def read_image(source: str | Source, mode: str = "RGB") -> Image.Image:
             return to_mode(ImageOps.exif_transpose(image), mode)
     except _DECODE_ERRORS as error:
         name = source.name if isinstance(source, EncodedImage) else source
-        raise ImageError(
-            f"{name} is not an image that can be read: {_reason(source, error)}."
-        ) from error
+        reason = _reason(source, error)
+        raise ImageError(f"{name} is not an image that can be read: {reason}.", reason) from error
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

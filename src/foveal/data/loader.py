@@ -155,7 +155,7 @@ class StreamLoader(TrainLoader):
         for image in bad:
             if image.path not in known:
                 self.skipped.append(image)
-                _logger.warning("Left out: %s", image.reason)
+                _logger.warning("Left out an image that cannot be read: %s", image)
 
     def _fixed(self) -> dict[str, int]:
         return {**super()._fixed(), "number of workers": self.workers}

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +77,7 @@ class ShardReader:
             options = {"features": datasets.Features(fields)}
         # `datasets` takes names for patterns, in which [ and * have a meaning.
         files = {"train": [glob.escape(str(path)) for path in self.files]}
-        with readable(f"the {self.kind} files {self.files[0]} …"):
+        with readable(f"{self.files[0]} and the files with it"), _uncounted(datasets):
             loaded = datasets.load_dataset(
                 self.kind, data_files=files, split="train", streaming=streaming, **options
             )
@@ -89,7 +90,7 @@ class ShardReader:
             FovealError: the file has fewer, or cannot be read.
         """
         path, count = self.files[shard], start
-        stream = self.load(streaming=True).shard(num_shards=len(self.files), index=shard)
+        stream = _opened(self).shard(num_shards=len(self.files), index=shard)
         # Iterating by batches, unlike one by one, leaves sharing among workers to the caller.
         batches = stream.skip(start).iter(batch_size=16)
         rows = (_row(batch, i) for batch in batches for i in range(_length(batch)))
@@ -103,6 +104,23 @@ class ShardReader:
                 f"{path} ended after {count} samples, and had {stop} or more when the run began; "
                 "leave the files as they are while they are read."
             )
+
+
+@lru_cache(maxsize=4)
+def _opened(reader: ShardReader) -> Any:
+    """The stream of a reader's files, made once a process."""
+    return reader.load(streaming=True)
+
+
+@contextmanager
+def _uncounted(datasets: Any) -> Iterator[None]:
+    """Keeps `datasets` from telling its maker over the network that files are loaded."""
+    before = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = before
 
 
 @contextmanager

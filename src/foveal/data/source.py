@@ -44,7 +44,10 @@ def read_source(
     seed: int = ...,
     on_bad_image: OnBadImage = ...,
     streaming: Literal[False] = ...,
-) -> LabelledImages: ...
+) -> LabelledImages:
+    """Map-style."""
+
+
 @overload
 def read_source(
     path: str | os.PathLike[str],
@@ -54,7 +57,10 @@ def read_source(
     seed: int = ...,
     on_bad_image: OnBadImage = ...,
     streaming: bool,
-) -> LabelledImages | StreamedImages: ...
+) -> LabelledImages | StreamedImages:
+    """Map-style or streamed."""
+
+
 def read_source(
     path: str | os.PathLike[str],
     *,
@@ -81,16 +87,17 @@ def read_source(
     """
     root = Path(path)
     kind = _kind(root, format)
-    if kind in {"parquet", "webdataset"}:
-        return _read_shards(root, kind, held_out, seed, on_bad_image, streaming)
-    if streaming:
-        raise FovealError(
-            f"Only parquet files and WebDataset tars are streamed, and {root} is taken for "
-            f"{_WORDS[kind]}; leave streaming off: images are read when needed all the same."
-        )
-    if kind == "csv":
-        file = root / MANIFEST if root.is_dir() else root
-        return read_manifest(file, held_out=held_out, seed=seed, on_bad_image=on_bad_image)
+    match kind:
+        case "parquet" | "webdataset":
+            return _read_shards(root, kind, held_out, seed, on_bad_image, streaming)
+        case _ if streaming:
+            raise FovealError(
+                f"Only parquet files and WebDataset tars are streamed, and {root} is taken for "
+                f"{_WORDS[kind]}; leave streaming off: images are read when needed all the same."
+            )
+        case "csv":
+            file = root / MANIFEST if root.is_dir() else root
+            return read_manifest(file, held_out=held_out, seed=seed, on_bad_image=on_bad_image)
     read = read_folder if kind == "folder" else read_saved
     data = read(root, held_out=held_out, seed=seed, on_bad_image=on_bad_image)
     return replace(data, found=_WORDS[kind])

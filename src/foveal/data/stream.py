@@ -1,9 +1,10 @@
 """Training images read from large files one after another, shuffled on the way."""
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +182,18 @@ class BatchStream(IterableDataset[Loaded]):
         self, start: int, stop: int, skip: int, worker: int
     ) -> Iterator[tuple[int, Source]]:
         """Samples `start` to `stop` but for the first `skip`, in blocks that are shuffled whole."""
-        dataset, epoch = self.dataset, self.dataset.epoch
-        size = dataset.buffer_size
-        for block in range(skip // size, -(-(stop - start) // size)):
-            first = start + block * size
-            items = list(self._in_order(first, min(first + size, stop)))
+        size, epoch = self.dataset.buffer_size, self.dataset.epoch
+        begun, used = divmod(skip, size)
+        # Read on from block to block: to begin anew means to pass over what lies before.
+        source = self._in_order(start + begun * size, stop)
+        for block in count(begun):
+            items = list(islice(source, size))
+            if not items:
+                return
             order = rng(self.seed, epoch, self.share.rank, worker, block).permutation(len(items))
-            for place in order[max(skip - block * size, 0) :].tolist():
+            for place in order[used:].tolist():
                 yield items[place]
+            used = 0
 
     def _in_order(self, start: int, stop: int) -> Iterator[tuple[int, Source]]:
         stream, epoch = self.dataset.stream, self.dataset.epoch
@@ -206,7 +211,7 @@ class BatchStream(IterableDataset[Loaded]):
                 if self.dataset.stream.on_bad_image == "refuse":
                     raise
                 name = source.name if isinstance(source, EncodedImage) else str(source)
-                bad.append(BadImage(Path(name), str(error)))
+                bad.append(BadImage(Path(name), error.reason))
         if not samples:
             raise ImageError(
                 f"None of the {len(batch)} images of a batch can be read, {bad[0].path} for one; "
@@ -254,7 +259,10 @@ def read_stream(
         names = [name for shard in shards for name in shard.names()]
         val = _held_samples(reader, sizes, held, [indices[i] for i in held], names)
     good, bad = screen(val, on_bad_image)
-    stream = Stream(reader, sizes, kept, [indices[i] for i in kept], on_bad_image)
+    # Arrays, not lists: workers share their memory for as long as nobody counts references in it.
+    stream = Stream(
+        reader, sizes, array("q", kept), array("q", (indices[i] for i in kept)), on_bad_image
+    )
     return StreamedImages(classes, stream, good, tuple(bad))
 
 
