@@ -9,7 +9,7 @@ import torch
 from timm.layers import DropPath
 
 from foveal.errors import OptionError
-from foveal.recipes.catalogue import RECIPES, find_recipe
+from foveal.recipes.catalogue import RECIPES, configure, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, DataConfig, Distillation, from_dict
 from tests.pictures import write_folder
@@ -47,6 +47,18 @@ def test_the_papers_differ_where_they_say_so() -> None:
     assert RECIPES["finetune_384"]("dat_base").train.epochs == 30
     with pytest.raises(OptionError, match=r"'resnet50'; use --recipe small"):
         RECIPES["imagenet"]("resnet50")
+
+
+def test_networks_go_by_the_names_of_tables_and_sizes() -> None:
+    config = configure("small", "transnext_road/pool")
+    assert (config.model, config.options["step"]) == ("transnext_road", "pool")
+    assert configure("small", "transnext_4m", 32).options["pretrain_size"] == 32
+    assert configure("small", "dat_pp_tiny").options["img_size"] == 64
+    assert "pretrain_size" not in configure("finetune_384", "transnext_small").options
+    with pytest.raises(OptionError, match=r"no component table 'transnext_rod'\. Did you mean"):
+        configure("small", "transnext_rod/pool")
+    with pytest.raises(OptionError, match=r"no row 'pol'\. Did you mean 'pool'"):
+        configure("small", "transnext_road/pol")
 
 
 @pytest.mark.parametrize(

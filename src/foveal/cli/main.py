@@ -53,7 +53,7 @@ def _run(argv: list[str]) -> int:
     argv = normalise(argv, commands, aliases)
     prepare = getattr(COMMANDS.get(argv[0]), "prepare", None)
     if prepare is not None:
-        prepare(commands[argv[0]], argv[1:])
+        argv = [argv[0], *prepare(commands[argv[0]], argv[1:])]
     try:
         options = parser.parse_args(argv)
     except ArgumentError as error:

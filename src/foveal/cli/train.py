@@ -11,7 +11,7 @@ from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note
 from foveal.cli.settings import add_settings, flat, nested, read_file, settings_of
 from foveal.data.balance import class_balance
-from foveal.recipes.catalogue import RECIPES, find_recipe
+from foveal.recipes.catalogue import RECIPES, configure, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, from_dict
 
@@ -43,19 +43,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_settings(parser, ClassificationConfig)
 
 
-def prepare(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Make the recipe's values and the file's the defaults that the flags override."""
+def prepare(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Make the recipe's values and the file's the defaults that the flags override.
+
+    Returns:
+        the command line, with the model that the network's name stands for.
+    """
     chosen = _given(argv)
     settings = read_file(chosen["config"], SETTINGS) if "config" in chosen else {}
     chosen = {**settings, **chosen}
-    model = chosen.get("model")
+    network = chosen.get("model")
     trained = _true(chosen.get("pretrained")) or chosen.get("checkpoint") is not None
     name = chosen.get("recipe") or ("finetune" if trained else "folder")
-    recipe = find_recipe(name)
-    if model is None:
-        return
-    defaults = flat(recipe(model).to_dict(), SETTINGS)
+    find_recipe(name)
+    if network is None:
+        return list(argv)
+    side = str(chosen.get("image_size") or "")
+    config = configure(name, network, int(side) if side.isdecimal() else None)
+    defaults = flat(config.to_dict(), SETTINGS)
     parser.set_defaults({**defaults, **settings, "recipe": name})
+    return [*argv, f"--model={config.model}"]
 
 
 def run(options: Namespace) -> None:
@@ -121,7 +128,7 @@ def fit(run_: ClassificationRun):
 
 def _given(argv: Sequence[str]) -> dict[str, Any]:
     """The values of the flags that decide about the others' defaults."""
-    names = ("recipe", "model", "config", "pretrained", "checkpoint")
+    names = ("recipe", "model", "config", "pretrained", "checkpoint", "image_size")
     found: dict[str, Any] = {}
     for position, token in enumerate(argv):
         flag, equals, value = token.partition("=")
