@@ -1,6 +1,7 @@
 """Batches whose order depends on seed and epoch alone, and that can be gone on with anywhere."""
 
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -116,13 +117,16 @@ class StreamLoader(TrainLoader):
             raise MissingExtraError("torchdata", "train") from error
         self.workers = workers
         self.skipped: list[BadImage] = []
-        self._loader: Any = StatefulDataLoader(
-            BatchStream(dataset, share, seed),
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-        )
+        with warnings.catch_warnings():
+            # Of a call inside torchdata, which nobody here can change.
+            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+            self._loader: Any = StatefulDataLoader(
+                BatchStream(dataset, share, seed),
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+            )
         self._loaded: Mapping[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
