@@ -97,9 +97,9 @@ def load(state: bytes) -> dict[str, Any]:
     return torch.load(io.BytesIO(state), weights_only=True)
 
 
-def resume(data: Data, states: list[bytes] | None) -> Batches:
+def resume(data: Data, states: list[bytes] | None, workers: int = WORKERS) -> Batches:
     """What new loaders give with the state of the old ones, or with none."""
-    made = loaders(data)
+    made = loaders(data, workers=workers)
     for loader in made:
         if states is not None:
             # One rank's state is that of all.
@@ -134,6 +134,16 @@ def test_a_resumed_epoch_is_the_unbroken_one(collections: dict[str, Data], sourc
         for one, other in zip(unbroken, before + later, strict=True):
             assert torch.equal(one["index"], other["index"])
             assert torch.equal(one["image"], other["image"])
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("source", ["parquet", "webdataset"])
+def test_streams_go_on_with_any_number_of_workers(
+    collections: dict[str, Data], source: str, workers: int
+):
+    seen, states = interrupt(collections[source], 2, workers)
+    rest = resume(collections[source], states, workers)
+    assert counted([*seen, *rest]) == once()
 
 
 @SOURCES
@@ -236,6 +246,10 @@ def test_pieces_are_the_order_of_the_epoch(start: int):
     assert listed(start, 13) == everything[start:]
     assert listed(0, start) == everything[:start]
     assert len({tuple(listed(0, 13, epoch)) for epoch in range(6)}) > 1
+
+
+def test_even_one_file_is_begun_elsewhere_in_other_epochs():
+    assert len({next(pieces([9], 0, 9, seed=1, epoch=epoch)) for epoch in range(6)}) > 1
 
 
 def test_shares_that_cannot_be():

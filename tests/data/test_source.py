@@ -1,6 +1,7 @@
 """Every format gives the images and labels of the folder it was made from."""
 
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from foveal.data.dataset import LabelledImages, Samples
 from foveal.data.images import read_image
 from foveal.data.source import find_format, read_source
 from foveal.data.stream import Stream, StreamedImages
-from foveal.errors import FovealError, OptionError
+from foveal.errors import FovealError, MissingExtraError, OptionError
 from tests.data.formats import CLASSES, FORMATS, items, write_parquet, write_tars
 from tests.pictures import write_folder
 
@@ -176,6 +177,17 @@ def test_what_cannot_be_used_is_named(
     prepare(root)
     with pytest.raises(FovealError, match=words):
         read_source(root, **options)
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_without_datasets_the_extra_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Path]
+):
+    shards = write(items(folder), tmp_path / "shards")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'foveal\[train\]'"):
+        read_source(shards)
+    assert len(read_source(folder).train) == 21, "class folders need nothing of it"
 
 
 def test_a_misspelt_format_is_answered_with_the_nearest(tmp_path: Path):

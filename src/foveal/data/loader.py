@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -118,14 +119,17 @@ class StreamLoader(TrainLoader):
             raise MissingExtraError("torchdata", "train") from error
         self.workers = workers
         self.skipped: list[BadImage] = []
-        self._loader: Any = StatefulDataLoader(
-            BatchStream(dataset, share, seed),
-            batch_size=None,
-            num_workers=workers,
-            worker_init_fn=outlive_sigterm,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-        )
+        with warnings.catch_warnings():
+            # Of a call inside torchdata, which nobody here can change.
+            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+            self._loader: Any = StatefulDataLoader(
+                BatchStream(dataset, share, seed),
+                batch_size=None,
+                num_workers=workers,
+                worker_init_fn=outlive_sigterm,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+            )
         self._loaded: Mapping[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -131,6 +131,8 @@ def readable(path: str | Path) -> Iterator[None]:
     except FovealError:
         raise
     except (*_READ_ERRORS, require_datasets().exceptions.DatasetsError) as error:
+        if isinstance(error.__cause__, FovealError):
+            raise error.__cause__ from error
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         raise FovealError(f"Cannot read {path}: {reason}; repair it or take it away.") from error
 

@@ -18,7 +18,7 @@ from foveal.data.labels import encode_labels, require_trained
 from foveal.data.scan import Scan
 from foveal.data.screening import OnBadImage, screen
 from foveal.data.sharding import Share, pieces, rng
-from foveal.data.shards import ShardKind, ShardReader, require_datasets
+from foveal.data.shards import ShardKind, ShardReader, readable, require_datasets
 from foveal.data.split import stratified_split
 from foveal.data.table import ArrowImages, shard_samples
 
@@ -277,11 +277,12 @@ def _held_samples(
     datasets = require_datasets()
     # The times tell a file from another that has taken its place since the copy was made.
     stamps = tuple(path.stat().st_mtime_ns for path in reader.files)
-    table = datasets.Dataset.from_generator(
-        _held_images,
-        features=datasets.Features({"image": datasets.Image(decode=False)}),
-        gen_kwargs={"reader": reader, "sizes": sizes, "held": tuple(held), "stamps": stamps},
-    )
+    with readable(f"{reader.files[0]} and the files with it"):
+        table = datasets.Dataset.from_generator(
+            _held_images,
+            features=datasets.Features({"image": datasets.Image(decode=False)}),
+            gen_kwargs={"reader": reader, "sizes": sizes, "held": tuple(held), "stamps": stamps},
+        )
     chosen = [names[i] for i in held]
     return Samples(ArrowImages(table, ["image"], chosen), labels, chosen)
 
