@@ -4,6 +4,7 @@ import os
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,9 +86,8 @@ def test_an_interrupted_job_goes_on(
         patch.setattr(Predictor, "write_part", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             predict_bulk(job)
-    other = BulkJob(**{**vars(job), "top": 1})
     with pytest.raises(FovealError, match=r"parts of another job, whose top was 5 and not 1"):
-        predict_bulk(other)
+        predict_bulk(replace(job, top=1))
     seen: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "write_part", lambda self, s: seen.append(s) or write(self, s))
@@ -126,7 +126,7 @@ def test_a_job_that_cannot_be_done(
     values = {"checkpoint": checkpoint, "data": str(folder), "output": f"{tmp_path}/o.parquet"}
     values |= {key: value.format(tmp=tmp_path) for key, value in change.items()}
     with pytest.raises(FovealError, match=words):
-        predict_bulk(BulkJob(**values))
+        predict_bulk(replace(BulkJob(checkpoint="", data="", output=""), **values))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture

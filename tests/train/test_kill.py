@@ -10,12 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from foveal.cli.main import main
+from foveal.train.state import save_state
 from tests.pictures import write_folder
 
 EVERY, STEPS = 3, 24
@@ -153,3 +157,43 @@ def test_sigterm_to_all_processes_saves_the_run(
     assert steps(output)[-1] < STEPS
     assert main(command(folder, output)) == 0
     assert steps(output) == list(range(1, STEPS + 1)) and same(unbroken, output)
+
+
+@pytest.mark.timeout(300)
+def test_a_stream_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    items = [(file, file.parent.name) for file in sorted(folder.rglob("*.png"))]
+    shards = as_parquet(items, tmp_path / "shards")
+    streaming = [f"--data={shards}", "--streaming", "--batch-size=3"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*command(folder, whole), *streaming]) == 0
+    argv = [*command(folder, broken), *streaming]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("foveal.train.loop.save_state", stop_after(10, broken))
+        assert main(argv) == 130
+    assert 0 < steps(broken)[-1] < steps(whole)[-1]
+    assert main(argv) == 0
+    assert steps(broken) == steps(whole) and same(whole, broken)
+
+
+def as_parquet(items: list[tuple[Path, str]], root: Path) -> Path:
+    """Two files with the columns that Hugging Face's have."""
+    root.mkdir()
+    for number in (0, 1):
+        rows = items[number::2]
+        table = {
+            "image": [{"bytes": file.read_bytes(), "path": file.name} for file, _ in rows],
+            "label": [label for _, label in rows],
+        }
+        pq.write_table(pa.table(table), root / f"train-{number}.parquet")
+    return root
+
+
+def stop_after(step: int, output: Path) -> Callable[..., None]:
+    """Save states as ever, and be interrupted at the first that is saved after a step."""
+
+    def save(*args: Any) -> None:
+        save_state(*args)
+        if steps(output)[-1] >= step:
+            raise KeyboardInterrupt
+
+    return save

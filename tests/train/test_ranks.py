@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from foveal.tools.trained import load_trained
 from tests.pictures import write_folder
 from tests.train.test_kill import SETTINGS, steps
 
@@ -25,7 +26,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data") / "pictures")
 
 
-def launch(folder: Path, output: Path, *settings: str) -> subprocess.Popen[str]:
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
+
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP",
+    "FSDP_MIN_NUM_PARAMS": "1000",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}
+
+
+def launch(
+    folder: Path, output: Path, *settings: str, extra: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     train = ["-m", "foveal.cli.main", "train", *RANKS, *settings]
     argv = [sys.executable, *torchrun, *train, f"--data={folder}", f"--output={output}", "--resume"]
@@ -34,7 +48,7 @@ def launch(folder: Path, output: Path, *settings: str) -> subprocess.Popen[str]:
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(ON_CPU if extra is None else extra)},
     )
 
 
@@ -101,3 +115,38 @@ def test_sigterm_reaches_both_processes(folder: Path, tmp_path: Path) -> None:
     assert said.count("Asked to stop after step") == 1, said
     states = list((output / "state").glob("step_*"))
     assert len(states) == 1 and steps(output)[-1] == int(states[0].name[5:])
+
+
+needs_two_gpus = pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="accelerate shards weights on GPUs alone; needs two"
+)
+
+
+@needs_two_gpus
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sharded_weights_are_written_whole_and_resumed(folder: Path, tmp_path: Path) -> None:
+    """FSDP2, as `accelerate launch --use_fsdp --fsdp_version 2` asks for it."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    plain = ["--ema-decay=null"]
+    finish(launch(folder, whole, *plain, extra=FSDP2))
+    run = launch(folder, broken, *plain, extra=FSDP2)
+    while run.poll() is None and (steps(broken) or [0])[-1] < 10:
+        time.sleep(0.002)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    kill_workers(broken)
+    finish(launch(folder, broken, *plain, extra=FSDP2))
+    expected, got = (load_file(root / "last.safetensors") for root in (whole, broken))
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=1e-6, atol=1e-6)
+    assert load_trained(broken).card.model == "efficientmod_xxs"
+
+
+@needs_two_gpus
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_averages_and_shards_exclude_each_other(folder: Path, tmp_path: Path) -> None:
+    run = launch(folder, tmp_path / "run", extra=FSDP2)
+    _, said = run.communicate(timeout=300)
+    assert run.returncode != 0 and "leave ema_decay out" in said

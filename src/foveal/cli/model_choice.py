@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError, model_options
 from foveal.cli.console import banner, note
+from foveal.tools.box import load_boxed
 from foveal.tools.trained import (
     TrainedModel,
     available_device,
@@ -22,7 +23,8 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="DIR_OR_FILE",
-        help="output folder of a training run (best, else last), or a file",
+        help="output folder of a training run (best, else last), or a file "
+        "(default: the model in the box)",
     )
     parser.add_argument("--model", metavar="NAME", help="network, where the file does not say it")
     parser.add_argument("--pretrained", action="store_true", help="published weights of --model")
@@ -66,7 +68,14 @@ def _load(options: Namespace) -> TrainedModel:
         if name is None or (card is not None and card.model == name):
             return load_trained(checkpoint)
     if name is None:
-        raise UsageError("Give --checkpoint DIR, or --model NAME with --pretrained.")
+        if options.pretrained or options.option:
+            raise UsageError("--pretrained and --option go with --model NAME.")
+        trained = load_boxed()
+        note(
+            f"Using the model in the box: {trained.card.model}, {len(trained.card.classes)} classes "
+            "of small photographs. Give --checkpoint DIR or --model NAME for another."
+        )
+        return trained
     trained = model_by_name(
         name,
         pretrained=options.pretrained,

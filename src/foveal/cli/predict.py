@@ -66,8 +66,9 @@ def _bulk(options: Namespace) -> None:
             "IMAGE beside it."
         )
     for name in ("batch_size", "part_size", "top"):
-        if options[name] < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {options[name]}.")
+        value = getattr(options, name)
+        if value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {value}.")
     job = BulkJob(
         checkpoint=options.checkpoint,
         data=options.data,

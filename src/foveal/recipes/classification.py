@@ -1,7 +1,7 @@
 """A classification run, from its configuration to its results."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -229,8 +229,15 @@ def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
     before = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     now = config.to_dict()
     for key in ("model", "options", "image_size", "data", "augmentation", "mixing"):
-        if before.get(key, now[key]) != now[key]:
+        if _differs(before.get(key, now[key]), now[key]):
             raise FovealError(
                 f"The run in {folder.root} has {key} {before.get(key)!r}, not {now[key]!r}; "
                 "resume with the same, or replace the run with --overwrite."
             )
+
+
+def _differs(before: Any, now: Any) -> bool:
+    """Whether a setting is another one; what an earlier version did not know is no difference."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return any(_differs(before[key], now[key]) for key in before if key in now)
+    return before != now

@@ -1,9 +1,10 @@
 """What a model takes very many images for: part by part, so that an interrupted run goes on."""
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def predict_bulk(job: BulkJob, done: Done = lambda *_: None, *, engine: str = "l
     return total
 
 
-def _by_ray(job: BulkJob, starts: Sequence[int]):
+def _by_ray(job: BulkJob, starts: Sequence[int]) -> Iterator[int]:
     """Parts written by Ray's workers, each with a model of its own."""
     try:
         import ray
@@ -149,14 +150,13 @@ def _by_ray(job: BulkJob, starts: Sequence[int]):
         raise MissingExtraError("ray", "scale") from error
     if not starts:
         return
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = False
     workers = max(1, min(len(starts), int(ray.available_resources().get("CPU", 1))))
     gpus = 1 if ray.available_resources().get("GPU", 0) >= 1 else 0
     parts = data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
-    counts = parts.map(
-        _RayPredictor, fn_constructor_args=(job,), concurrency=workers, num_gpus=gpus
-    )
+    worker: Any = _RayPredictor
+    counts = parts.map(worker, fn_constructor_args=(job,), concurrency=workers, num_gpus=gpus)
     for row in counts.iter_rows():
         yield row["images"]
 

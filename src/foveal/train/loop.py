@@ -84,6 +84,11 @@ class Trainer:
         self.state = RunState()
         self.accelerator = accelerator = create_accelerator(config)
         processes = accelerator.num_processes
+        if config.ema_decay is not None and accelerator.distributed_type == "FSDP":
+            raise FovealError(
+                "Averaged weights are kept whole, which FSDP does not allow; leave ema_decay out, "
+                "or train without FSDP."
+            )
         self.average = create_average(model, config, accelerator.device)
         _equip(model, config)
         optimizer = create_optimizer(model, config, processes)
