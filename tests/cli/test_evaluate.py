@@ -12,7 +12,8 @@ import torch
 from foveal.cli.tables import Table, to_csv, to_markdown
 from foveal.tools.evaluate import EvaluationSettings, evaluate_images, find_images
 from foveal.tools.trained import TrainedModel, load_trained
-from tests.cli.conftest import Foveal
+from tests.cli.conftest import SHORT, Foveal
+from tests.data.formats import write_plain_parquet
 from tests.pictures import picture, write_folder
 
 
@@ -155,3 +156,20 @@ def test_a_variant_of_imagenet_through_the_command(
     command = ["eval", "--model=efficientmod_xxs", "--data", tmp_path, "--dataset=imagenet-a"]
     figures = json.loads(foveal(*command, "--image-size=32", "--workers=0", "--json=-").out)
     assert figures["num_images"] == 2 and len(figures["per_class"]) == 200
+
+
+def test_what_was_trained_on_parquet_is_judged_on_parquet(
+    foveal: Foveal, folder: Path, tmp_path: Path
+):
+    found = [
+        (file.stem, file.parent.name, file.read_bytes()) for file in sorted(folder.rglob("*.png"))
+    ]
+    data = write_plain_parquet(found, tmp_path / "data")
+    output = tmp_path / "run"
+    assert foveal("train", *SHORT, "--data", data, "--output", output).code == 0
+    held = foveal("eval", "--checkpoint", output, "--data", data, "--json=-")
+    everything = foveal("eval", "--checkpoint", output, "--data", data, "--json=-", "--split=all")
+    assert json.loads(held.out)["num_images"] == 3
+    assert json.loads(everything.out)["num_images"] == 30
+    last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
+    assert json.loads(held.out)["top1"] >= last["top1"]

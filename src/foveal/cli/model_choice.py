@@ -71,9 +71,10 @@ def _load(options: Namespace) -> TrainedModel:
         if options.pretrained or options.option:
             raise UsageError("--pretrained and --option go with --model NAME.")
         trained = load_boxed()
+        classes = len(trained.card.classes)
         note(
-            f"Using the model in the box: {trained.card.model}, {len(trained.card.classes)} classes "
-            "of small photographs. Give --checkpoint DIR or --model NAME for another."
+            f"Using the model in the box: {trained.card.model}, {classes} classes of small "
+            "photographs. Give --checkpoint DIR or --model NAME for another."
         )
         return trained
     trained = model_by_name(

@@ -110,6 +110,7 @@ class LabelledImages:
         skipped: images that could not be read and were left out.
         ignored: how many files that hold no images were passed over.
         found: what the collection was taken for, in words.
+        named_val: whether the collection itself says what to judge by.
     """
 
     classes: tuple[str, ...]
@@ -118,6 +119,7 @@ class LabelledImages:
     skipped: tuple[BadImage, ...] = ()
     ignored: int = 0
     found: str = "a folder of class folders"
+    named_val: bool = True
 
     def train_dataset(
         self, transform: Callable[[Image.Image], Tensor], *, mode: str = "RGB", seed: int = 0

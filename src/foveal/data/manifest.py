@@ -58,7 +58,8 @@ def read_manifest(
         held = [i for i, name in enumerate(samples.names) if parts[name] == "val"]
     train, val = samples.take(kept), samples.take(held)
     found = f"a CSV manifest, {path.name}"
-    return LabelledImages(classes, train, val, tuple(bad), found=found)
+    named_val = rows[0].part is not None
+    return LabelledImages(classes, train, val, tuple(bad), found=found, named_val=named_val)
 
 
 def _rows(path: Path) -> list[_Row]:

@@ -154,7 +154,8 @@ def labelled(
     require_every_class(good, train.labels, classes, bad)
     if val is None:
         kept, held = stratified_split(good.labels, held_out, seed)
-        return LabelledImages(classes, good.take(kept), good.take(held), tuple(bad))
+        parts = (good.take(kept), good.take(held))
+        return LabelledImages(classes, *parts, tuple(bad), named_val=False)
     held, bad_held = screen(val, on_bad_image)
     require_trained(good.labels, held.labels, classes)
     return LabelledImages(classes, good, held, (*bad, *bad_held))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,14 @@ from foveal.data.dataset import ImageDataset, Samples
 from foveal.data.folder import OnBadImage, is_split, list_images
 from foveal.data.images import BadImage, mode_of
 from foveal.data.loader import eval_loader
+from foveal.data.screening import enumerate_some
+from foveal.data.source import find_format, read_source
 from foveal.data.split import stratified_split
 from foveal.data.transforms import eval_transform
 from foveal.errors import FovealError
 from foveal.tasks.classification import ClassificationMeter, ClassificationResult
 from foveal.tools.cost import Cost, CostMeter
-from foveal.tools.labels import DatasetName, Labelling, labelling_of
+from foveal.tools.labels import DatasetName, Labelling, labelling_of, require_classifier
 from foveal.tools.trained import TrainedModel
 
 Split = Literal["auto", "train", "val", "all"]
@@ -104,7 +106,8 @@ def evaluate_folder(
 
     Args:
         trained: the model; its classes are matched by name, ImageNet's by WordNet number too.
-        root: FOLDER/CLASS/image or FOLDER/{train,val}/CLASS/image.
+        root: FOLDER/CLASS/image or FOLDER/{train,val}/CLASS/image, or else what
+            `foveal.data.source.read_source` reads.
         dataset: "folder", or the variant of ImageNet that the folder holds.
         split: "val", "train" or "all" of it. "auto" takes `val`, or the share that was held out
             if the model was trained on this very folder, or else all.
@@ -128,6 +131,8 @@ def find_images(
 ) -> EvaluationImages:
     """The images that `evaluate_folder` judges by; arguments and errors as there."""
     root = Path(root)
+    if dataset == "folder" and find_format(root) != "folder":
+        return _find_in_files(trained, root, split, on_bad_image)
     labelling = labelling_of(trained, root, dataset)
     found, skipped, words = _choose(trained, root, labelling.folders, split, on_bad_image)
     samples = labelling.judged(found)
@@ -136,6 +141,38 @@ def find_images(
     if not len(samples):
         raise FovealError(f"{root} leaves no image to judge by ({words}); add some.")
     return EvaluationImages(samples, labelling, words, tuple(skipped))
+
+
+def _find_in_files(
+    trained: TrainedModel, root: Path, split: Split, on_bad_image: OnBadImage
+) -> EvaluationImages:
+    """The images of a manifest, parquet, Arrow or tar files, by the names of their classes."""
+    require_classifier(trained)
+    data, known = trained.card.data, trained.card.classes
+    share, seed = data.get("held_out", 0.1), data.get("seed", 0)
+    found = read_source(root, held_out=share, seed=seed, on_bad_image=on_bad_image)
+    for name in found.classes:
+        if name not in known:
+            raise FovealError(
+                f"{root} has a class {name!r} that the model does not know; it knows "
+                f"{enumerate_some(known)}."
+            )
+    if split == "auto":
+        trained_here = data.get("path") == str(root.resolve())
+        split = "val" if found.named_val or trained_here else "all"
+    samples = {
+        "train": found.train,
+        "val": found.val,
+        "all": found.train if not len(found.val) else found.train.join(found.val),
+    }[split]
+    labels = [known.index(found.classes[label]) for label in samples.labels]
+    words = {"all": "all images", "val": "the images to judge by", "train": "the training images"}
+    return EvaluationImages(
+        replace(samples, labels=labels),
+        Labelling(folders=known, names=known),
+        f"{words[split]} of {found.found}",
+        found.skipped,
+    )
 
 
 def evaluate_images(

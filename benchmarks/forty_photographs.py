@@ -1,6 +1,6 @@
 """Forty photographs are enough: the model in the box learns four scenes from ten crops of each.
 
-python examples/forty_photographs.py FOLDER     # needs scikit-image for its pictures
+python benchmarks/forty_photographs.py FOLDER     # needs scikit-image for its pictures
 
 Training crops come from the left two thirds of each picture, test crops from the right third.
 """
