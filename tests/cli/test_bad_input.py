@@ -63,6 +63,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*TRAIN, "--hflip=3"], ["hflip lies between 0 and 1"]),
     ([*TRAIN, "--color-jitter=-1"], ["color_jitter is 0 or more"]),
     ([*TRAIN, "--option=num_classes=5"], ["leave num_classes out"]),
+    ([*TRAIN, "--option=depths=3"], ["cannot be made with the options {'depths': 3}"]),
     ([*TRAIN, "--recipe="], ["recipe is a name"]),
     ([*TRAIN, "--config={recipe}"], ["recipe is a name", "['a']"]),
     (["train", *TRAIN[2:], "--config={model}"], ["model is a name, got 5"]),

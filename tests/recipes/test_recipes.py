@@ -1,5 +1,6 @@
 """Recipes say what they mean, and what they say reaches the network and the loop."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,17 @@ def test_a_run_is_replaced_only_by_one_that_can_begin(folder: str, tmp_path: Pat
     with pytest.raises(OptionError, match="auto_augment is one of timm's policies"):
         ClassificationRun(wrong, tmp_path, overwrite=True).fit(show_progress=False)
     assert (tmp_path / "best.safetensors").exists() and list((tmp_path / "state").iterdir())
+
+
+def test_finetuning_random_weights_is_said(folder: str, tmp_path: Path) -> None:
+    assert "random weights" in ClassificationRun(tiny("finetune", folder), tmp_path / "a").notes[0]
+    assert not ClassificationRun(tiny("folder", folder), tmp_path / "b").notes
+
+
+def test_the_rate_that_is_logged_is_the_peak_also_with_layer_decay(
+    folder: str, tmp_path: Path
+) -> None:
+    config = tiny("finetune", folder)
+    ClassificationRun(config, tmp_path).fit(show_progress=False)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert config.train.layer_decay == 0.75 and first["lr"] == pytest.approx(config.train.lr)

@@ -22,7 +22,7 @@ from foveal.data.transforms import (
     resolve_preprocessing,
     train_transform,
 )
-from foveal.errors import FovealError
+from foveal.errors import FovealError, OptionError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.models.freezing import freeze
@@ -71,7 +71,7 @@ class ClassificationRun:
         if resume:
             require_same_run(self.folder, config)
         # Decoding every image takes a while: a misspelt model is to be found before.
-        create_model(config.model, device="meta", **config.model_options())
+        require_options_fit(config)
         self.data = read_data(config.data, seed=config.train.seed)
         torch.manual_seed(config.train.seed)
         self.model, self.notes = self._create_model()
@@ -131,6 +131,12 @@ class ClassificationRun:
             **config.model_options(),
         )
         if config.checkpoint is None or resumes:
+            tuned = (config.recipe or "").startswith("finetune")
+            if tuned and not (config.pretrained or resumes):
+                return model, [
+                    f"Starting from random weights, which the recipe {config.recipe!r} is not made "
+                    "for: give --pretrained or --checkpoint."
+                ]
             return model, []
         return model, [str(load_checkpoint(model, find_checkpoint(config.checkpoint)))]
 
@@ -221,6 +227,21 @@ def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
             f"{config.path} has one image a class, which leaves none to judge by; add images."
         )
     return data
+
+
+def require_options_fit(config: ClassificationConfig) -> None:
+    """Raise if the network does not exist or does not take its options."""
+    try:
+        create_model(config.model, device="meta", **config.model_options())
+    except FovealError:
+        raise
+    except (TypeError, AttributeError) as error:
+        if not config.options:
+            raise
+        raise OptionError(
+            f"{config.model} cannot be made with the options {plain(config.options)} ({error}); "
+            "give each the kind of value it has by default, such as depths=[2,2,6,2]."
+        ) from error
 
 
 def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
