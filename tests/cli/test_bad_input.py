@@ -10,6 +10,17 @@ from foveal.data.images import ImageError
 from tests.cli.conftest import MODEL, Foveal
 
 TRAIN = ["train", MODEL, "--data={folder}", "--output={tmp}/run"]
+BULK = ["predict", "--data={folder}", "--checkpoint={trained}", "--output={tmp}/a.parquet"]
+
+# Wrong YAML by the name its file has above.
+SETTINGS = {
+    "recipe": "recipe: [a]",
+    "model": "model: 5",
+    "epochs": "train: {epochs: three}",
+    "lr": "train: {lr: null}",
+    "size": "image_size: big",
+    "checkpoint": "checkpoint: [1]",
+}
 
 CASES: list[tuple[list[str], list[str]]] = [
     (["trian"], ["no command 'trian'", "'train'"]),
@@ -40,6 +51,26 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*TRAIN, "--mixed-precision=fp8"], ["one of no, bf16, fp16", "'fp8'"]),
     ([*TRAIN, "--betas=0.9"], ["--betas takes numbers in brackets"]),
     ([*TRAIN, "--ema-decay=2"], ["ema_decay is more than 0 and at most 1"]),
+    ([*TRAIN, "--betas=[2,3]"], ["betas is 0 or more and below 1"]),
+    ([*TRAIN, "--clip-grad=-1"], ["clip_grad is more than 0"]),
+    ([*TRAIN, "--seed=99999999999"], ["seed is below 2**32"]),
+    ([*TRAIN, "--threads=5000"], ["threads is 1 to 1024"]),
+    ([*TRAIN, "--label-smoothing=2"], ["label_smoothing is 0 or more and below 1"]),
+    ([*TRAIN, "--crop-pct=0"], ["crop_pct is more than 0"]),
+    ([*TRAIN, "--drop-path-rate=2"], ["drop_path_rate is 0 or more and below 1"]),
+    ([*TRAIN, "--scale=[2,1]"], ["scale is a least and a greatest value"]),
+    ([*TRAIN, "--ratio=[0,0]"], ["ratio is a least and a greatest value"]),
+    ([*TRAIN, "--hflip=3"], ["hflip lies between 0 and 1"]),
+    ([*TRAIN, "--color-jitter=-1"], ["color_jitter is 0 or more"]),
+    ([*TRAIN, "--option=num_classes=5"], ["leave num_classes out"]),
+    ([*TRAIN, "--option=depths=3"], ["cannot be made with the options {'depths': 3}"]),
+    ([*TRAIN, "--recipe="], ["recipe is a name"]),
+    ([*TRAIN, "--config={recipe}"], ["recipe is a name", "['a']"]),
+    (["train", *TRAIN[2:], "--config={model}"], ["model is a name, got 5"]),
+    ([*TRAIN, "--config={epochs}"], ["epochs is a whole number, got 'three'"]),
+    ([*TRAIN, "--config={lr}"], ["lr is a number, got None"]),
+    ([*TRAIN, "--config={size}"], ["image_size is a whole number or null, got 'big'"]),
+    ([*TRAIN, "--config={checkpoint}"], ["--checkpoint takes text, got '[1]'"]),
     ([*TRAIN, "--frozen-stages=9"], ["frozen_stages is 0 to 4"]),
     ([*TRAIN, "--teacher={tmp}/none"], ["none"]),
     ([*TRAIN, "--config={tmp}/none.yaml"], ["Cannot read the configuration"]),
@@ -58,6 +89,14 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["predict", "{image}", "--model=efficientmod_xx"], ["efficientmod_xxs"]),
     (["predict", "{image}", "--model=cloformer_xxs", "--pretrained"], ["never published"]),
     (["eval", "--checkpoint={trained}", "--data={tmp}/none"], ["does not exist"]),
+    (["eval", "--checkpoint={trained}", "--data={folder}", "--device=no"], ["no device 'no'"]),
+    (["eval", "--checkpoint={trained}", "--data={folder}", "--option=a=1"], ["leave --option out"]),
+    (["predict", "{image}", "--checkpoint={trained}", "--device=no"], ["no device 'no'"]),
+    (["predict", "{image}", "--checkpoint={trained}", "--top=0"], ["--top is 1 or more"]),
+    (["predict", "{image}", "--checkpoint={trained}", "--output=a"], ["goes with --data"]),
+    ([*BULK, "--device=no"], ["no device 'no'"]),
+    ([*BULK, "--image-size=64"], ["leave --image-size out"]),
+    ([*BULK, "--model=dat_tiny"], ["leave --model out"]),
     (["models", "resnet"], ["No model matches 'resnet'"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.safetensors"], ["000.png"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.pth"], [".safetensors file"]),
@@ -80,8 +119,12 @@ def test_a_sentence(
         "hollow": hollow,
         "image": folder / "red" / "000.png",
     }
+    for name, text in SETTINGS.items():
+        places[name] = tmp_path / f"{name}.yaml"
+        places[name].write_text(text)
     outcome = foveal(*(argument.format(**places) for argument in argv))
     assert outcome.code == 2
+    assert not list((tmp_path / "run").rglob("*")) and not list(tmp_path.glob("a.*"))
     assert outcome.err.startswith("foveal: ") and outcome.err.count("\n") == 1, outcome.err
     assert all(word in outcome.err for word in words), outcome.err
     assert "Traceback" not in outcome.err

@@ -138,3 +138,12 @@ def test_a_network_of_timm_is_trained_and_used(foveal: Foveal, folder: Path, tmp
     assert foveal(*command, *run).code == 0
     outcome = foveal("eval", "--checkpoint", tmp_path / "run", "--data", folder)
     assert outcome.code == 0 and "top-1" in outcome.out
+
+
+def test_the_row_named_by_a_flag_comes_before_a_files_options(foveal: Foveal, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: cloformer_xxs\noptions: {}\n")
+    row = "--model=transnext_road/pool"
+    given = yaml.safe_load(foveal("train", "--config", file, row, "--print-config").out)
+    alone = yaml.safe_load(foveal("train", row, "--print-config").out)
+    assert given["options"] == alone["options"] and alone["options"]["step"] == "pool"

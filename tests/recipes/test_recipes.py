@@ -1,5 +1,6 @@
 """Recipes say what they mean, and what they say reaches the network and the loop."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 import torch
 from timm.layers import DropPath
 
-from foveal.errors import OptionError
+from foveal.data.transforms import Augmentation
+from foveal.errors import FovealError, OptionError
 from foveal.recipes.catalogue import RECIPES, configure, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, DataConfig, Distillation, from_dict
@@ -119,3 +121,56 @@ def test_frozen_parts_stay_and_the_rest_moves(folder: str, tmp_path: Path) -> No
     assert any(key.startswith("head") for key in moved)
     with pytest.raises(OptionError, match=r"frozen_stages is 0 to 4 .* got 9"):
         ClassificationRun(tiny("finetune", folder, frozen_stages=9), tmp_path / "c").fit()
+
+
+@pytest.mark.parametrize("text", ["", "{", "- a", "5", "model: [", "train: 5"])
+def test_a_damaged_configuration_is_not_gone_on_with(
+    folder: str, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(FovealError, match=r"config\.yaml is damaged.*remove that file"):
+        ClassificationRun(tiny("folder", folder), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("setting", [{"seed": 3}, {"batch_size": 5}, {"accumulate": 2}])
+def test_what_the_order_depends_on_is_resumed_with(
+    folder: str, tmp_path: Path, setting: dict[str, int]
+) -> None:
+    """At the end of an epoch, too, where the loader has nothing to compare."""
+    config = tiny("folder", folder)
+    ClassificationRun(config, tmp_path).fit(show_progress=False)
+    other = replace(config, train=replace(config.train, **setting))
+    with pytest.raises(FovealError, match=f"has {next(iter(setting))} .*resume with the same"):
+        ClassificationRun(other, tmp_path, resume=True)
+    assert ClassificationRun(config, tmp_path, resume=True)
+
+
+def test_an_option_that_is_left_out_is_another_run(folder: str, tmp_path: Path) -> None:
+    config = tiny("folder", folder)
+    with_one = replace(config, options={**config.options, "drop_rate": 0.5})
+    ClassificationRun(with_one, tmp_path).fit(show_progress=False)
+    with pytest.raises(FovealError, match="has options"):
+        ClassificationRun(config, tmp_path, resume=True)
+
+
+def test_a_run_is_replaced_only_by_one_that_can_begin(folder: str, tmp_path: Path) -> None:
+    config = tiny("folder", folder)
+    ClassificationRun(config, tmp_path).fit(show_progress=False)
+    wrong = replace(config, augmentation=Augmentation(auto_augment="nonsense"))
+    with pytest.raises(OptionError, match="auto_augment is one of timm's policies"):
+        ClassificationRun(wrong, tmp_path, overwrite=True).fit(show_progress=False)
+    assert (tmp_path / "best.safetensors").exists() and list((tmp_path / "state").iterdir())
+
+
+def test_finetuning_random_weights_is_said(folder: str, tmp_path: Path) -> None:
+    assert "random weights" in ClassificationRun(tiny("finetune", folder), tmp_path / "a").notes[0]
+    assert not ClassificationRun(tiny("folder", folder), tmp_path / "b").notes
+
+
+def test_the_rate_that_is_logged_is_the_peak_also_with_layer_decay(
+    folder: str, tmp_path: Path
+) -> None:
+    config = tiny("finetune", folder)
+    ClassificationRun(config, tmp_path).fit(show_progress=False)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert config.train.layer_decay == 0.75 and first["lr"] == pytest.approx(config.train.lr)

@@ -1,6 +1,7 @@
 """Bulk predictions: the same as one by one, each image once, resumed, on Ray too."""
 
 import os
+import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from foveal.cli.main import main
 from foveal.errors import FovealError
 from foveal.tools.bulk import BulkJob, Predictor, predict_bulk
 from foveal.tools.predict import predict_images
 from foveal.tools.trained import load_trained
+from foveal.train.checkpoint import read_metadata, write_weights
 from tests.cli.conftest import SMALL
 from tests.pictures import write_folder
 
@@ -155,3 +158,50 @@ def test_on_a_ray_cluster(ray: None, folder: Path, checkpoint: str, tmp_path: Pa
     one, other = (pq.read_table(job.output).to_pylist() for job in (alone, spread))
     assert [row["image"] for row in one] == [row["image"] for row in other]
     assert [row["prediction"] for row in one] == [row["prediction"] for row in other]
+
+
+def stopped(job: BulkJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job after its first part."""
+    write = Predictor.write_part
+
+    def stop_at_the_second(self: Predictor, start: int) -> int:
+        if start:
+            raise KeyboardInterrupt
+        return write(self, start)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Predictor, "write_part", stop_at_the_second)
+        predict_bulk(job)
+
+
+def test_other_weights_under_the_same_name_are_another_job(
+    folder: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run)
+    output = str(tmp_path / "o.parquet")
+    job = BulkJob(checkpoint=str(run), data=str(folder), output=output, part_size=16)
+    stopped(job, monkeypatch)
+    weights = {key: 2 * value for key, value in load_file(run / "best.safetensors").items()}
+    write_weights(run / "best.safetensors", weights, read_metadata(run / "best.safetensors"))
+    with pytest.raises(FovealError, match="another job, whose weights"):
+        predict_bulk(job)
+
+
+@pytest.mark.parametrize("name", ["job.json", "000000000000.parquet"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"PAR1"])
+def test_damaged_parts_are_named(
+    folder: Path,
+    checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+) -> None:
+    output = str(tmp_path / "o.parquet")
+    job = BulkJob(checkpoint=checkpoint, data=str(folder), output=output, part_size=16)
+    stopped(job, monkeypatch)
+    (job.parts / name).write_bytes(content)
+    with pytest.raises(FovealError, match=rf"{name} is damaged.*remove"):
+        predict_bulk(job)
+    assert not Path(output).exists()

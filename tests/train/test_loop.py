@@ -279,3 +279,74 @@ def test_metadata_of_a_foreign_or_damaged_file(tmp_path: Path):
 def test_impossible_settings(wrong: dict[str, Any]):
     with pytest.raises(FovealError, match=next(iter(wrong))):
         TrainConfig(**wrong)
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "junk", "missing"])
+@pytest.mark.parametrize("pattern", ["custom*", "random*", "optimizer*", "loader*", "model*"])
+def test_a_damaged_state_is_refused(tmp_path: Path, pattern: str, how: str):
+    if (pattern, how) == ("loader*", "missing"):
+        pytest.skip("loaders without a state of their own have none")
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, replace(CONFIG, checkpoint_every=3), StopsAt(4)).fit()
+    (file,) = (tmp_path / "state").glob(f"*/{pattern}")
+    whole = file.read_bytes()
+    file.unlink()
+    if how != "missing":
+        damaged = {"cut short": whole[: len(whole) // 2], "empty": b"", "junk": b"junk" * 50}
+        file.write_bytes(damaged[how])
+    with pytest.raises(FovealError, match="step_000000003"):
+        trainer(tmp_path).fit(resume=True)
+
+
+class Harm:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("harm",)
+
+
+def test_a_state_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    trainer(tmp_path / "run").fit()
+    (file,) = (tmp_path / "run/state").glob("*/custom*")
+    torch.save({"step": Harm()}, file)
+    with pytest.raises(FovealError, match="missing or damaged"):
+        trainer(tmp_path / "run").fit(resume=True)
+    assert not Path("harm").exists()
+
+
+def test_lines_that_are_none_are_dropped(tmp_path: Path):
+    trainer(tmp_path).fit()
+    before = lines(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"5\n[1]\n\xff\xfe\n")
+    trainer(tmp_path).fit(resume=True)
+    assert lines(tmp_path) == before
+
+
+def test_the_loss_of_a_step_stays_beside_that_of_the_evaluation(tmp_path: Path):
+    trainer(tmp_path / "each", replace(CONFIG, log_every=1)).fit()
+    seen: list[float] = []
+
+    class Watched(Classification):
+        def loss(self, model: nn.Module, batch: Any) -> Tensor:
+            loss = super().loss(model, batch)
+            seen.append(loss.item())
+            return loss
+
+    trainer(tmp_path / "seen", replace(CONFIG, log_every=1), Watched(2)).fit()
+    records = lines(tmp_path / "each")
+    assert [record["loss"] for record in records] == seen
+    judged = [record for record in records if "epoch" in record]
+    assert len(judged) == 4 and all(record["val_loss"] != record["loss"] for record in judged)
+
+
+def test_weights_that_give_no_number_are_not_kept(tmp_path: Path):
+    class Nothing(Classification):
+        def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+            logits, labels = super().predict(model, batch)
+            return logits * math.nan, labels
+
+    with pytest.raises(NonFiniteLossError, match=r"evaluation after step 4 .* nothing was saved"):
+        trainer(tmp_path, task=Nothing(2)).fit()
+    assert not (tmp_path / "best.safetensors").exists()

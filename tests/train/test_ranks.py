@@ -1,5 +1,6 @@
 """Two processes train as one run: the same files, resumed after a kill, to 1e-6."""
 
+import json
 import os
 import random
 import signal
@@ -115,6 +116,22 @@ def test_sigterm_reaches_both_processes(folder: Path, tmp_path: Path) -> None:
     assert said.count("Asked to stop after step") == 1, said
     states = list((output / "state").glob("step_*"))
     assert len(states) == 1 and steps(output)[-1] == int(states[0].name[5:])
+
+
+@pytest.mark.timeout(300)
+def test_a_process_without_images_to_judge_by_holds_up_nobody(tmp_path: Path) -> None:
+    """With buffers in the network, which DDP brings to all processes in its forward pass."""
+    for part, per_class in (("train", 8), ("val", 1)):
+        write_folder(tmp_path / "data" / part, per_class, start=10 * (part == "val"))
+    network = ["--model=cloformer_xxs", "--option=depths=[1,1,1,1]", "--image-size=32"]
+    settings = ["--batch-size=2", "--epochs=2", "--workers=0"]
+    paths = [f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'run'}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    argv = [sys.executable, *torchrun, "-m", "foveal.cli.main", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **ON_CPU}
+    subprocess.run([*argv, *network, *settings, *paths], check=True, timeout=120, env=environment)
+    judged = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert judged["epoch"] == 2 and judged["top1"] in (pytest.approx(100 * n / 3) for n in range(4))
 
 
 needs_two_gpus = pytest.mark.skipif(

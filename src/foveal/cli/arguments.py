@@ -112,6 +112,11 @@ def usage_error(error: ArgumentError, command: str) -> UsageError:
         flag = wrong[1].split(".")[-1].replace("_", "-")
         value = wrong[3].removesuffix(".").strip("'")
         return UsageError(f"--{flag} takes {_in_words(wrong[2])}, got {value!r}.")
+    if wrong := re.search(
+        r'Parser key "([\w.]+)": Does not .*Subtypes: (.*?\]).*Given value: (.*)', text
+    ):
+        flag, value = wrong[1].split(".")[-1].replace("_", "-"), wrong[3].removesuffix(".")
+        return UsageError(f"--{flag} takes {_in_words(wrong[2])}, got {value.strip(chr(39))!r}.")
     if missing := re.search(r"arguments are required: (.*)", text):
         names = [name.strip().split(".")[-1] for name in missing[1].split(",")]
         wanted = ", ".join("IMAGE" if n == "images" else _as_flag(n) for n in names)
@@ -132,7 +137,7 @@ def _in_words(type_: str) -> str:
         return "numbers in brackets, such as [0.9,0.99]"
     if "dict" in type_.lower():
         return "KEY=VALUE"
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     kinds = (text for kind, text in words.items() if re.search(rf"\b{kind}\b", type_))
     return next(kinds, type_)
 

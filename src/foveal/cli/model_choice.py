@@ -66,6 +66,12 @@ def _load(options: Namespace) -> TrainedModel:
     if checkpoint is not None:
         card = read_card(find_checkpoint(checkpoint))
         if name is None or (card is not None and card.model == name):
+            if options.option:
+                raise UsageError(
+                    f"{checkpoint} says its network's options itself; leave --option out."
+                    if card is not None
+                    else "--option goes with --model NAME."
+                )
             return load_trained(checkpoint)
     if name is None:
         if options.pretrained or options.option:

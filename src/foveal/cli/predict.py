@@ -42,12 +42,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Predict, and show or write."""
+    if options.top < 1:
+        raise UsageError(f"--top is 1 or more, got {options.top}.")
     if options.data is not None:
         _bulk(options)
         return
+    if options.output is not None:
+        raise UsageError("--output goes with --data PATH; for IMAGE there is --json FILE.")
     if not options.images:
         raise UsageError("foveal predict needs IMAGE, or --data PATH; see foveal predict --help.")
-    predictions = predict_images(chosen_model(options), options.images, top=max(1, options.top))
+    predictions = predict_images(chosen_model(options), options.images, top=options.top)
     if options.json is not None:
         write_json(options.json, [asdict(prediction) for prediction in predictions])
     if options.json == "-":
@@ -65,7 +69,13 @@ def _bulk(options: Namespace) -> None:
             "foveal predict --data PATH needs --output FILE.parquet and --checkpoint, and takes no "
             "IMAGE beside it."
         )
-    for name in ("batch_size", "part_size", "top"):
+    for name in ("model", "pretrained", "image_size", "option", "json"):
+        if getattr(options, name):
+            raise UsageError(
+                f"foveal predict --data takes model and image size from --checkpoint and writes "
+                f"--output; leave --{name.replace('_', '-')} out."
+            )
+    for name in ("batch_size", "part_size"):
         value = getattr(options, name)
         if value < 1:
             raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {value}.")

@@ -11,7 +11,7 @@ from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note
 from foveal.cli.settings import add_settings, flat, nested, read_file, settings_of
 from foveal.data.balance import class_balance
-from foveal.recipes.catalogue import RECIPES, configure, find_recipe
+from foveal.recipes.catalogue import RECIPES, configure, find_network, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, from_dict
 
@@ -52,6 +52,9 @@ def prepare(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     chosen = _given(argv)
     settings = read_file(chosen["config"], SETTINGS) if "config" in chosen else {}
     chosen = {**settings, **chosen}
+    for key in ("recipe", "model"):
+        if not isinstance(chosen.get(key) or "", str) or chosen.get(key) == "":
+            raise UsageError(f"{key} is a name, got {chosen[key]!r}; see foveal train --help.")
     network = chosen.get("model")
     trained = _true(chosen.get("pretrained")) or chosen.get("checkpoint") is not None
     name = chosen.get("recipe") or ("finetune" if trained else "folder")
@@ -61,6 +64,9 @@ def prepare(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     side = str(chosen.get("image_size") or "")
     config = configure(name, network, int(side) if side.isdecimal() else None)
     defaults = flat(config.to_dict(), SETTINGS)
+    if "options" in settings and find_network(network)[1]:
+        # A row of a table or a scaled network is its options, those of the file are beside them.
+        settings["options"] = {**(settings["options"] or {}), **find_network(network)[1]}
     parser.set_defaults({**defaults, **settings, "recipe": name})
     return [*argv, f"--model={config.model}"]
 

@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
-from foveal.errors import FovealError
+from foveal.errors import FovealError, OptionError
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -98,19 +98,43 @@ class Augmentation:
     auto_augment: str | None = None
     random_erasing: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name, greatest in (("scale", 1.0), ("ratio", float("inf"))):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= greatest:
+                raise OptionError(
+                    f"{name} is a least and a greatest value above 0"
+                    f"{' and at most 1' if name == 'scale' else ''}, got {[low, high]}."
+                )
+        for name in ("hflip", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} lies between 0 and 1, got {getattr(self, name)}.")
+        if self.color_jitter < 0:
+            raise OptionError(f"color_jitter is 0 or more, got {self.color_jitter}.")
+
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Transform:
-    """Random crop and changes, then the input of `preprocessing`."""
-    transform: Any = create_transform(
-        **_shared(preprocessing),
-        is_training=True,
-        scale=augmentation.scale,
-        ratio=augmentation.ratio,
-        hflip=augmentation.hflip,
-        color_jitter=augmentation.color_jitter if preprocessing.in_chans == 3 else 0.0,
-        auto_augment=augmentation.auto_augment,
-        re_prob=augmentation.random_erasing,
-    )
+    """Random crop and changes, then the input of `preprocessing`.
+
+    Raises:
+        OptionError: timm has no such policy.
+    """
+    try:
+        transform: Any = create_transform(
+            **_shared(preprocessing),
+            is_training=True,
+            scale=augmentation.scale,
+            ratio=augmentation.ratio,
+            hflip=augmentation.hflip,
+            color_jitter=augmentation.color_jitter if preprocessing.in_chans == 3 else 0.0,
+            auto_augment=augmentation.auto_augment,
+            re_prob=augmentation.random_erasing,
+        )
+    except (AssertionError, ValueError) as error:
+        raise OptionError(
+            f"auto_augment is one of timm's policies, such as rand-m9-mstd0.5-inc1, or null, got "
+            f"{augmentation.auto_augment!r}."
+        ) from error
     return transform
 
 

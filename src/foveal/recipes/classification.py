@@ -22,7 +22,7 @@ from foveal.data.transforms import (
     resolve_preprocessing,
     train_transform,
 )
-from foveal.errors import FovealError
+from foveal.errors import FovealError, OptionError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.models.freezing import freeze
@@ -71,7 +71,7 @@ class ClassificationRun:
         if resume:
             require_same_run(self.folder, config)
         # Decoding every image takes a while: a misspelt model is to be found before.
-        create_model(config.model, device="meta", **config.model_options())
+        require_options_fit(config)
         self.data = read_data(config.data, seed=config.train.seed)
         torch.manual_seed(config.train.seed)
         self.model, self.notes = self._create_model()
@@ -91,10 +91,6 @@ class ClassificationRun:
 
     def fit(self, *, show_progress: bool = True) -> TrainResult:
         """Train, writing checkpoints, figures and configuration into the folder."""
-        if is_main_process():
-            if self.overwrite:
-                self.folder.clear()
-            self.folder.write_config(self.config.to_dict())
         trainer = Trainer(
             self.model,
             self.task,
@@ -105,6 +101,11 @@ class ClassificationRun:
             show_progress=show_progress,
             held=self.held,
         )
+        # Not before everything is known to fit: what an earlier run wrote is worth keeping.
+        if is_main_process():
+            if self.overwrite:
+                self.folder.clear()
+            self.folder.write_config(self.config.to_dict())
         return trainer.fit(resume=self.resume)
 
     def card(self) -> ModelCard:
@@ -130,6 +131,12 @@ class ClassificationRun:
             **config.model_options(),
         )
         if config.checkpoint is None or resumes:
+            tuned = (config.recipe or "").startswith("finetune")
+            if tuned and not (config.pretrained or resumes):
+                return model, [
+                    f"Starting from random weights, which the recipe {config.recipe!r} is not made "
+                    "for: give --pretrained or --checkpoint."
+                ]
             return model, []
         return model, [str(load_checkpoint(model, find_checkpoint(config.checkpoint)))]
 
@@ -222,18 +229,57 @@ def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
     return data
 
 
+def require_options_fit(config: ClassificationConfig) -> None:
+    """Raise if the network does not exist or does not take its options."""
+    try:
+        create_model(config.model, device="meta", **config.model_options())
+    except FovealError:
+        raise
+    except (TypeError, AttributeError) as error:
+        if not config.options:
+            raise
+        raise OptionError(
+            f"{config.model} cannot be made with the options {plain(config.options)} ({error}); "
+            "give each the kind of value it has by default, such as depths=[2,2,6,2]."
+        ) from error
+
+
 def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
     """Raise if a folder holds a run of something else than `config`."""
     if not folder.config.exists():
         return
-    before = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    now = config.to_dict()
+    before, now = _settings_in(folder.config), config.to_dict()
     for key in ("model", "options", "image_size", "data", "augmentation", "mixing"):
-        if _differs(before.get(key, now[key]), now[key]):
-            raise FovealError(
-                f"The run in {folder.root} has {key} {before.get(key)!r}, not {now[key]!r}; "
-                "resume with the same, or replace the run with --overwrite."
-            )
+        was = before.get(key, now[key])
+        # Every option of the network counts, also one that is not given any more.
+        if was != now[key] if key == "options" else _differs(was, now[key]):
+            raise _another_run(folder, key, was, now[key])
+    # They decide about the order of the images, and the seed about which are held out.
+    for key in ("seed", "batch_size", "accumulate"):
+        was = before.get("train", {}).get(key, now["train"][key])
+        if was != now["train"][key]:
+            raise _another_run(folder, key, was, now["train"][key])
+
+
+def _another_run(folder: RunFolder, key: str, before: Any, now: Any) -> FovealError:
+    return FovealError(
+        f"The run in {folder.root} has {key} {before!r}, not {now!r}; "
+        "resume with the same, or replace the run with --overwrite."
+    )
+
+
+def _settings_in(file: Path) -> Mapping[str, Any]:
+    """What a run's config.yaml says."""
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        settings = None
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("train", {}), Mapping):
+        raise FovealError(
+            f"{file} is damaged, so it cannot be seen whether this is the same run; remove that "
+            "file to --resume without looking, or replace the run with --overwrite."
+        )
+    return settings
 
 
 def _differs(before: Any, now: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from foveal.data.screening import OnBadImage
 from foveal.data.source import Format
@@ -100,6 +101,20 @@ class ClassificationConfig:
     head_only: bool = False
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if "num_classes" in self.options:
+            raise OptionError("The data say how many classes there are; leave num_classes out.")
+        if not 0 <= self.label_smoothing < 1:
+            raise OptionError(
+                f"label_smoothing is 0 or more and below 1, got {self.label_smoothing}."
+            )
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise OptionError(f"crop_pct is more than 0 and at most 1, got {self.crop_pct}.")
+        if self.drop_path_rate is not None and not 0 <= self.drop_path_rate < 1:
+            raise OptionError(
+                f"drop_path_rate is 0 or more and below 1, got {self.drop_path_rate}."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for config.yaml."""
         return plain(asdict(self))
@@ -128,8 +143,38 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
         if is_dataclass(hint) and isinstance(value, Mapping):
             given[key] = from_dict(hint, value)  # pyright: ignore[reportArgumentType]
         else:
+            _require_kind(key, hint, value)
             given[key] = tuple(value) if get_origin(hint) is tuple else value
     return kind(**given)
+
+
+# What a value may be, by the type a setting has.
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    tuple: ((list, tuple), "a list of numbers"),
+    dict: ((Mapping,), "names with values"),
+    type(None): ((type(None),), "null"),
+}
+
+
+def _require_kind(key: str, hint: Any, value: Any) -> None:
+    """Raise if a value is of another type than its setting."""
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    words: list[str] = []
+    for choice in choices:
+        if get_origin(choice) is Literal:
+            allowed, text = value in get_args(choice), f"one of {', '.join(get_args(choice))}"
+        else:
+            kinds, text = _KINDS.get(get_origin(choice) or choice, ((object,), "anything"))
+            # Python takes true for 1.
+            allowed = isinstance(value, kinds) and (isinstance(value, bool) <= (bool in kinds))
+        if allowed:
+            return
+        words.append(text)
+    raise OptionError(f"{key} is {' or '.join(words)}, got {value!r}.")
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a model takes very many images for: part by part, so that an interrupted run goes on."""
 
+import hashlib
 import json
 import logging
 import os
@@ -129,7 +130,7 @@ def predict_bulk(job: BulkJob, done: Done = lambda *_: None, *, engine: str = "l
     # Here, so that what is wrong is said at once and once.
     predictor = Predictor(job)
     total = len(predictor.images)
-    _claim(job, total)
+    _claim(job, predictor)
     starts = [start for start in range(0, total, job.part_size) if not job.part(start).exists()]
     finished = total - sum(min(job.part_size, total - start) for start in starts)
     done(finished, total)
@@ -171,16 +172,18 @@ class _RayPredictor:
         return {"images": self.predictor.write_part(int(row["start"]))}
 
 
-def _claim(job: BulkJob, total: int) -> None:
+def _claim(job: BulkJob, predictor: Predictor) -> None:
     """Note down what the parts are of, or see that those there are of the same job."""
     about = {
         key: value for key, value in asdict(job).items() if key not in ("device", "batch_size")
     }
-    about |= {"images": total, "data": str(Path(job.data).resolve())}
+    about |= {"images": len(predictor.images), "data": str(Path(job.data).resolve())}
     about["checkpoint"] = str(Path(job.checkpoint).resolve())
+    # The same path may have got other weights since, of a run that went on.
+    about["weights"] = _digest(Path(predictor.trained.source))
     note = job.parts / "job.json"
     if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
+        before = _read_note(note)
         for key, value in about.items():
             if before.get(key) != value:
                 raise FovealError(
@@ -191,12 +194,37 @@ def _claim(job: BulkJob, total: int) -> None:
     write_text(note, json.dumps(about, indent=2) + "\n")
 
 
+def _read_note(note: Path) -> dict[str, Any]:
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise FovealError(
+            f"{note} is damaged, so it cannot be seen what the parts beside it are of; remove "
+            f"{note.parent} to begin afresh."
+        )
+    return before
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 def _join(job: BulkJob, total: int) -> None:
     """All parts as one file, which takes their place."""
     pa, parquet = _pyarrow()
     with atomic_path(job.output) as path, parquet.ParquetWriter(path, _schema(pa)) as writer:
         for start in range(0, total, job.part_size):
-            writer.write_table(parquet.read_table(job.part(start)))
+            part = job.part(start)
+            try:
+                table = parquet.read_table(part)
+            except (OSError, pa.ArrowException) as error:
+                raise FovealError(
+                    f"{part} is damaged; remove it, and the same command makes it again."
+                ) from error
+            writer.write_table(table)
     shutil.rmtree(job.parts)
 
 

@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from foveal.data.transforms import Preprocessing, resolve_preprocessing
-from foveal.errors import CheckpointError
+from foveal.errors import CheckpointError, OptionError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.train.checkpoint import read_metadata
@@ -197,8 +197,19 @@ def default_classes(num_classes: int) -> tuple[str, ...]:
 
 
 def available_device(name: str | None = None) -> torch.device:
-    """The named device, or the fastest there is."""
+    """The named device, or the fastest there is.
+
+    Raises:
+        OptionError: there is no such device.
+    """
     if name is not None:
-        return torch.device(name)
+        try:
+            # Where there is no such device, a tensor on it says so.
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise OptionError(
+                f"There is no device {name!r} here; leave --device out for the fastest there is, "
+                "or give cpu, cuda, cuda:1 or mps, as the machine has them."
+            ) from error
     found = torch.accelerator.current_accelerator(check_available=True)
     return found or torch.device("cpu")

@@ -77,6 +77,14 @@ class TrainConfig:
         for name in ("layer_decay", "ema_decay"):
             value = getattr(self, name)
             _require(value is None or 0 < value <= 1, name, "more than 0 and at most 1", value)
+        clip, threads = self.clip_grad, self.threads
+        _require(clip is None or clip > 0, "clip_grad", "more than 0, or null for no limit", clip)
+        _require(threads is None or threads <= 1024, "threads", "1 to 1024", threads)
+        # NumPy takes no more.
+        _require(self.seed < 2**32, "seed", "below 2**32", self.seed)
+        _require(
+            all(0 <= beta < 1 for beta in self.betas), "betas", "0 or more and below 1", self.betas
+        )
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run."""

@@ -43,8 +43,9 @@ class Journal:
         self._pending = dict(record)
 
     def evaluation(self, **scores: float) -> None:
-        """The figures of the evaluation after the last step."""
-        self._pending = {**(self._pending or {}), **scores}
+        """The figures of the evaluation after the last step, `val_loss` beside the step's loss."""
+        step = self._pending or {}
+        self._pending = step | {f"val_{k}" if k in step else k: v for k, v in scores.items()}
         self.flush()
 
     def flush(self) -> None:

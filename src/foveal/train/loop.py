@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from foveal.errors import FovealError, MissingExtraError
 from foveal.train.batches import Batches
@@ -141,7 +142,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """The task's figures over the evaluation images of all processes."""
-        model: Any = self.model if self.average is None else self.average.module
+        model: Any = self._judged_model()
         model.eval()
         meter = self.task.meter()
         with torch.inference_mode():
@@ -154,6 +155,17 @@ class Trainer:
             total: Any = self.accelerator.reduce(sums, reduction="sum")
             meter.take_sums(total.cpu())
         return meter.scores()
+
+    def _judged_model(self) -> nn.Module:
+        """The averaged model or the trained one, with the first process's buffers on all."""
+        model: Any = self.model if self.average is None else self.average.module
+        if not isinstance(self.model, DistributedDataParallel):
+            return model
+        # A forward pass of DDP would bring them, too, but waits for processes without images.
+        plain: nn.Module = self.accelerator.unwrap_model(model)
+        for buffer in plain.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+        return plain
 
     def _train_epoch(self, place: dict[str, Any] | None) -> None:
         """The rest of an epoch; its evaluation, unless the run is asked to stop before."""
@@ -200,14 +212,18 @@ class Trainer:
         self.state.step += 1
         if self.average is not None:
             self.average.update(self.accelerator.unwrap_model(self.model), self.state.step)
-        return value, self.optimizer.param_groups[0]["lr"]
+        # With layer decay the peak belongs to the last group, the classifier's.
+        return value, max(group["lr"] for group in self.optimizer.param_groups)
 
     def _finish_epoch(self) -> None:
         """Evaluate, and keep what the epoch came to; `max_steps` may end within one."""
         state = self.state
         if state.batch >= self.batches_per_epoch:
             state.epoch, state.batch = state.epoch + 1, 0
-        state.scores = self.evaluate()
+        scores = self.evaluate()
+        if not all(map(math.isfinite, scores.values())):
+            raise self._non_finite(f"The evaluation after step {state.step} gave {scores}")
+        state.scores = scores
         score = state.scores[self.task.best_score]
         best = score > state.best_score
         state.best_score = max(score, state.best_score)
@@ -264,13 +280,15 @@ class Trainer:
     def _require_finite(self, loss: float, batch: Mapping[str, Any]) -> None:
         if math.isfinite(loss):
             return
-        last = self.folder.latest_state() or self.folder.last
-        saved = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
         names = self.task.names(batch)
         images = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise NonFiniteLossError(
-            f"The loss became {loss} at step {self.state.step + 1}, on {images}; {saved}. "
-            f"Try a learning rate below {self.config.lr:g} or a longer warm-up."
+        raise self._non_finite(f"The loss became {loss} at step {self.state.step + 1}, on {images}")
+
+    def _non_finite(self, what: str) -> NonFiniteLossError:
+        last = self.folder.latest_state() or self.folder.last
+        saved = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
+        return NonFiniteLossError(
+            f"{what}; {saved}. Try a learning rate below {self.config.lr:g} or a longer warm-up."
         )
 
 

@@ -100,7 +100,7 @@ class RunFolder:
         """Drop the lines of steps after `step`, which a resumed run takes again."""
         if not self.metrics.exists():
             return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
         write_text(self.metrics, "".join(line + "\n" for line in kept))
 
@@ -120,5 +120,5 @@ def _step_of(line: str) -> float:
     """The step of a line of metrics.jsonl; infinite for a line that a crash cut short."""
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (json.JSONDecodeError, LookupError, TypeError):
         return float("inf")

@@ -4,9 +4,12 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from foveal.errors import FovealError
 from foveal.train.batches import Batches
@@ -75,11 +78,12 @@ def load_state(accelerator: "Accelerator", folder: RunFolder) -> dict[str, Any] 
     """Go back to the newest state; the loader's part of it, or None where there is no state.
 
     Raises:
-        FovealError: the state is of another model or of other options.
+        FovealError: the state is damaged, or of another model or of other options.
     """
     saved = folder.latest_state()
     if saved is None:
         return None
+    _require_whole(saved, accelerator.process_index)
     place = saved / f"loader_{accelerator.process_index}.pt"
     try:
         accelerator.load_state(str(saved))
@@ -88,4 +92,35 @@ def load_state(accelerator: "Accelerator", folder: RunFolder) -> dict[str, Any] 
         raise FovealError(
             f"The state in {saved} does not fit this run ({str(error).splitlines()[0]}); "
             "resume with the model and options it was started with, or use --overwrite."
+        ) from error
+
+
+def _require_whole(saved: Path, process: int) -> None:
+    """Raise if a file of a state is damaged, missing, or holds more than tensors and plain values.
+
+    Accelerate itself passes over random numbers that it cannot read, and unpickles what is
+    registered with it whatever it holds.
+    """
+    from accelerate.utils import load
+
+    file = own = saved / f"random_states_{process}.pkl"
+    pickled = [path for path in saved.iterdir() if path.suffix in (".pkl", ".bin", ".pt")]
+    try:
+        for file in (own, *pickled):
+            load(file, map_location="cpu")
+        for file in saved.glob("*.safetensors"):
+            with safe_open(file, framework="pt"):
+                pass
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        EOFError,
+        PickleError,
+        SafetensorError,
+    ) as error:
+        raise FovealError(
+            f"{file} is missing or damaged, so the run cannot go on from there; remove {saved}, "
+            "and --resume takes the state before it, or begins afresh."
         ) from error
