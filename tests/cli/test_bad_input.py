@@ -79,7 +79,6 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["train", MODEL, "--data={folder}"], ["needs --output"]),
     (["train", "--data={folder}", "--output={tmp}/run"], ["needs --model"]),
     (["predict", "--checkpoint={trained}"], ["needs IMAGE"]),
-    (["predict", "{image}"], ["--checkpoint DIR"]),
     (["predict", "{image}", "--checkpoint={tmp}/none"], ["There is no checkpoint"]),
     (["predict", "{image}", "--checkpoint={folder}"], ["neither best.safetensors nor last"]),
     (["predict", "{image}", "--checkpoint={image}"], ["does not say which model"]),

