@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from foveal.kernels.aggregated_attention import AttentionTerms, aggregated_attention
 from foveal.kernels.biased_attention import biased_attention
@@ -60,7 +60,7 @@ def drawn(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 @pytest.mark.parametrize("name", list(CASES))
 def test_registration(name: str) -> None:
     _, shapes, rest = CASES[name]
-    torch.library.opcheck(getattr(torch.ops.foveal, name).default, (*drawn(shapes), *rest))
+    library.opcheck(getattr(torch.ops.foveal, name).default, (*drawn(shapes), *rest))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict, overload
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -13,48 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveal.data.images import BadImage, Source, read_image
-
-
-class Chosen(Sequence[Source]):
-    """Some of `sources`, in the order of `indices`; nothing is read before it is asked for."""
-
-    def __init__(self, sources: Sequence[Source], indices: Sequence[int]):
-        self.sources = sources
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
-        if isinstance(index, slice):
-            return Chosen(self.sources, self.indices[index])
-        return self.sources[self.indices[index]]
-
-
-class Joined(Sequence[Source]):
-    """`first`, then `second`; nothing is read before it is asked for."""
-
-    def __init__(self, first: Sequence[Source], second: Sequence[Source]):
-        self.first = first
-        self.second = second
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
-        place = range(len(self))[index]
-        if isinstance(place, range):
-            return Chosen(self, place)
-        split = len(self.first)
-        return self.first[place] if place < split else self.second[place - split]
+from foveal.data.sources import Chosen, Joined
 
 
 @dataclass(frozen=True)

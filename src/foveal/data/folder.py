@@ -8,6 +8,7 @@ from pathlib import Path
 from foveal.data.dataset import LabelledImages, Samples
 from foveal.data.images import EXTENSIONS, BadImage
 from foveal.data.screening import OnBadImage, enumerate_some, screen
+from foveal.data.sources import visible_files
 from foveal.data.split import stratified_split
 from foveal.errors import FovealError
 
@@ -111,14 +112,11 @@ def _image_files(folder: Path) -> tuple[list[Path], int]:
     """Images under `folder` at any depth, and the number of other files that are not hidden."""
     images: list[Path] = []
     ignored = 0
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(parent, name)
-            if path.suffix.lower() in EXTENSIONS:
-                images.append(path)
-            else:
-                ignored += 1
+    for path in visible_files(folder):
+        if path.suffix.lower() in EXTENSIONS:
+            images.append(path)
+        else:
+            ignored += 1
     return images, ignored
 
 

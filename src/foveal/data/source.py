@@ -1,7 +1,6 @@
 """Labelled images from whatever holds them: class folders, a CSV file, parquet, Arrow or tars."""
 
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args, overload
@@ -13,6 +12,7 @@ from foveal.data.manifest import read_manifest
 from foveal.data.scan import Scan, scan_parquet, scan_tars
 from foveal.data.screening import OnBadImage
 from foveal.data.shards import ShardKind, find_shards
+from foveal.data.sources import visible_files
 from foveal.data.stream import StreamedImages, read_stream
 from foveal.data.table import read_saved, read_shards
 from foveal.errors import FovealError, OptionError, closest
@@ -149,7 +149,7 @@ def _formats_in(root: Path) -> set[Format]:
     if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return {"arrow"}
     found: set[Format] = set()
-    for path in _files(root):
+    for path in visible_files(root):
         suffix = path.suffix.lower()
         if suffix in {".parquet", ".tar"}:
             found.add("parquet" if suffix == ".parquet" else "webdataset")
@@ -163,17 +163,11 @@ def _format_of_file(path: Path) -> set[Format]:
     return {by_suffix[path.suffix.lower()]} if path.suffix.lower() in by_suffix else set()
 
 
-def _files(root: Path) -> Iterable[Path]:
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-
 def _contents(root: Path) -> str:
     """What is there, in words."""
     if not root.is_dir():
         return f"a {root.suffix} file" if root.suffix else "a file without a suffix"
-    suffixes = sorted({path.suffix.lower() or "no suffix" for path in _files(root)})
+    suffixes = sorted({path.suffix.lower() or "no suffix" for path in visible_files(root)})
     return f"files with {', '.join(suffixes[:6])}" if suffixes else "no files"
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from foveal.data.dataset import Chosen, LabelledImages, Samples
+from foveal.data.dataset import LabelledImages, Samples
 from foveal.data.images import Source
 from foveal.data.labels import encode_labels, require_trained
 from foveal.data.scan import Scan, find_columns
@@ -18,13 +18,14 @@ from foveal.data.shards import (
     require_datasets,
     undecoded,
 )
+from foveal.data.sources import Sources
 from foveal.data.split import stratified_split
 from foveal.errors import FovealError
 
 _VAL_NAMES = ("val", "validation", "valid")
 
 
-class ArrowImages(Sequence[Source]):
+class ArrowImages(Sources):
     """The images of a `datasets` collection, still encoded, read when asked for.
 
     Args:
@@ -41,15 +42,8 @@ class ArrowImages(Sequence[Source]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
-        place = range(len(self))[index]
-        if isinstance(place, range):
-            return Chosen(self, place)
-        return image_of(self.table[place], self.columns, self.names[place])
+    def _read(self, index: int) -> Source:
+        return image_of(self.table[index], self.columns, self.names[index])
 
 
 def read_shards(

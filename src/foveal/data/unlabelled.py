@@ -2,14 +2,14 @@
 
 import os
 import tarfile
-from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from foveal.data.images import EXTENSIONS, EncodedImage, Source
+from foveal.data.sources import Sources, visible_files
 from foveal.errors import FovealError, MissingExtraError
 
 IMAGE_COLUMN = "image"
@@ -31,7 +31,7 @@ def list_images_of(path: str | os.PathLike[str]) -> Sequence[Source]:
         raise FovealError(
             f"{root} does not exist; give an image, a folder, .parquet or .tar files."
         )
-    files = [root] if root.is_file() else sorted(_files(root))
+    files = [root] if root.is_file() else sorted(visible_files(root))
     parquet = [file for file in files if file.suffix == ".parquet"]
     tars = [file for file in files if file.suffix == ".tar"]
     images: list[Source] = [file for file in files if file.suffix.lower() in EXTENSIONS]
@@ -50,24 +50,7 @@ def list_images_of(path: str | os.PathLike[str]) -> Sequence[Source]:
     return _TarImages(tars) if tars else images
 
 
-class _Members(Sequence[Source]):
-    """Images inside larger files, by number; `_read` gets one of them."""
-
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | Sequence[Source]:
-        if isinstance(index, slice):
-            return [self._read(i) for i in range(*index.indices(len(self)))]
-        return self._read(range(len(self))[index])
-
-    @abstractmethod
-    def _read(self, index: int) -> Source:
-        """The image with this number."""
-
-
-class _TarImages(_Members):
+class _TarImages(Sources):
     """The images in tars, found by their place in the file."""
 
     def __init__(self, tars: Sequence[Path]):
@@ -96,7 +79,7 @@ def _members(tar: Path) -> list[tuple[str, int, int]]:
         raise FovealError(f"{tar} is not a tar that can be read: {error}.") from error
 
 
-class _ParquetImages(_Members):
+class _ParquetImages(Sources):
     """The rows of parquet files; the row group read last is kept, for reading in order."""
 
     def __init__(self, files: Sequence[Path]):
@@ -143,11 +126,3 @@ def _parquet(file: Path) -> Any:
         return ParquetFile(file)
     except ArrowInvalid as error:
         raise FovealError(f"{file} is not a parquet file that can be read: {error}.") from error
-
-
-def _files(root: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return found

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 P = ParamSpec("P")
 
-_library = torch.library.Library("foveal", "FRAGMENT")
+_LIBRARY = library.Library("foveal", "FRAGMENT")
 
 
 def operator(
@@ -31,18 +31,18 @@ def operator(
         schema = torch._C.parse_schema(f"{signature} -> Tensor")
         name, arguments = schema.name, signature[signature.index("(") + 1 :]
         tensors = sum(str(argument.type) == "Tensor" for argument in schema.arguments)
-        _library.define(f"{signature} -> Tensor")
-        _library.define(f"{name}_backward(Tensor gradient, bool[] needed, {arguments} -> Tensor[]")
+        _LIBRARY.define(f"{signature} -> Tensor")
+        _LIBRARY.define(f"{name}_backward(Tensor gradient, bool[] needed, {arguments} -> Tensor[]")
         qualified = f"foveal::{name}"
         kind = "CompositeExplicitAutograd"
-        _library.impl(name, _contiguous(reference), kind)
-        _library.impl(f"{name}_backward", _recomputing(reference, tensors), kind)
-        torch.library.register_fake(qualified, result, lib=_library)
-        torch.library.register_fake(f"{qualified}_backward", _empty_like, lib=_library)
+        _LIBRARY.impl(name, _contiguous(reference), kind)
+        _LIBRARY.impl(f"{name}_backward", _recomputing(reference, tensors), kind)
+        library.register_fake(qualified, result, lib=_LIBRARY)
+        library.register_fake(f"{qualified}_backward", _empty_like, lib=_LIBRARY)
         whole = getattr(torch.ops.foveal, name)
         gradients = getattr(torch.ops.foveal, f"{name}_backward")
-        torch.library.register_autograd(
-            qualified, _backward(gradients, tensors), setup_context=_keep(tensors), lib=_library
+        library.register_autograd(
+            qualified, _backward(gradients, tensors), setup_context=_keep(tensors), lib=_LIBRARY
         )
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
