@@ -7,11 +7,12 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from foveal.cli.console import note, skipped_note
+from foveal.cli.image_choice import add_image_arguments, chosen_images, chosen_settings
 from foveal.cli.model_choice import add_model_arguments, chosen_model
 from foveal.cli.progress import progress_bar
 from foveal.cli.sweep import run_sweep
 from foveal.cli.tables import Table, add_export_arguments, export, export_to_stdout, show
-from foveal.tools.evaluate import Evaluation, EvaluationSettings, evaluate_folder
+from foveal.tools.evaluate import Evaluation, evaluate_images
 from foveal.tools.labels import DATASETS
 
 SUMMARY = "judge a model by a folder of images"
@@ -41,26 +42,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_export_arguments(parser)
 
 
-def add_image_arguments(parser: ArgumentParser) -> None:
-    """The flags that choose images and how they are read."""
-    add = parser.add_argument
-    add("--data", required=True, metavar="FOLDER", help="CLASS/image or {train,val}/CLASS/image")
-    add(
-        "--split",
-        choices=["auto", "train", "val", "all"],
-        default="auto",
-        help="which images; auto: val, or what training on this folder held out, or else all",
-    )
-    add("--batch-size", type=int, default=32, help="images at a time (default: 32)")
-    add("--workers", type=int, default=2, help="processes that load images (default: 2)")
-    add(
-        "--on-bad-image",
-        choices=["refuse", "skip"],
-        default="refuse",
-        help="what to do about images that cannot be read (default: refuse)",
-    )
-
-
 def run(options: Namespace) -> None:
     """Evaluate and show the figures."""
     quiet = export_to_stdout(options)
@@ -69,19 +50,8 @@ def run(options: Namespace) -> None:
         return
     trained = chosen_model(options)
     with progress_bar("images") as advance:
-        evaluation = evaluate_folder(
-            trained,
-            options.data,
-            dataset=options.dataset,
-            split=options.split,
-            on_bad_image=options.on_bad_image,
-            settings=EvaluationSettings(
-                batch_size=options.batch_size,
-                workers=options.workers,
-                flip=options.flip,
-                on_batch=advance,
-            ),
-        )
+        images = chosen_images(trained, options)
+        evaluation = evaluate_images(trained, images, chosen_settings(options, advance))
     skipped_note(evaluation.skipped)
     figures, classes, confusions = evaluation_tables(evaluation)
     if not quiet:

@@ -8,13 +8,13 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note, write_json
-from foveal.cli.evaluate import add_image_arguments
+from foveal.cli.image_choice import add_image_arguments, chosen_images, chosen_settings
 from foveal.cli.model_choice import add_model_arguments, chosen_model
 from foveal.cli.progress import progress_bar
 from foveal.cli.tables import Cell, Table, add_export_arguments, export, export_to_stdout, show
 from foveal.errors import FovealError
 from foveal.tools.corruptions import SEVERITIES, corruption_names, require_corruptions
-from foveal.tools.evaluate import EvaluationImages, EvaluationSettings, find_images
+from foveal.tools.evaluate import EvaluationImages
 from foveal.tools.robustness import (
     Robustness,
     evaluate_robustness,
@@ -50,9 +50,7 @@ def run(options: Namespace) -> None:
     before = None if options.overwrite else _finished(options.json)
     trained = chosen_model(options)
     with progress_bar("images"):
-        images = find_images(
-            trained, options.data, split=options.split, on_bad_image=options.on_bad_image
-        )
+        images = chosen_images(trained, options)
     skipped_note(images.skipped)
     note(f"{len(images.samples)} images: {images.words}.")
     known, stopped = _judge(options, trained, images, (corruptions, severities, before))
@@ -83,9 +81,7 @@ def _judge(
     corruptions, severities, before = what
     known: Robustness | None = None
     with progress_bar("images") as advance:
-        settings = EvaluationSettings(
-            batch_size=options.batch_size, workers=options.workers, on_batch=advance
-        )
+        settings = chosen_settings(options, advance)
         growing = evaluate_robustness(
             trained, images, corruptions, severities, settings=settings, before=before
         )

@@ -6,10 +6,10 @@ from typing import Any
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note
+from foveal.cli.image_choice import chosen_images, chosen_settings
 from foveal.cli.model_choice import chosen_model
 from foveal.cli.progress import progress_bar
 from foveal.cli.tables import Cell, Table, export, show
-from foveal.tools.evaluate import EvaluationSettings, find_images
 from foveal.tools.sweep import Sweep, SweepRow, evaluate_sizes
 
 
@@ -34,20 +34,8 @@ def run_sweep(options: Namespace, *, quiet: bool) -> None:
     sizes = image_sizes(options.sizes)
     trained = chosen_model(options)
     with progress_bar("images") as advance:
-        images = find_images(
-            trained,
-            options.data,
-            dataset=options.dataset,
-            split=options.split,
-            on_bad_image=options.on_bad_image,
-        )
-        settings = EvaluationSettings(
-            batch_size=options.batch_size,
-            workers=options.workers,
-            flip=options.flip,
-            on_batch=advance,
-        )
-        sweep = evaluate_sizes(trained, images, sizes, settings)
+        images = chosen_images(trained, options)
+        sweep = evaluate_sizes(trained, images, sizes, chosen_settings(options, advance))
     skipped_note(images.skipped)
     tables = [all_figures(sweep)] if sweep.modes() == (None,) else by_mode(sweep)
     if not quiet:

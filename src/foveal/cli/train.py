@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--output", metavar="DIR", help="folder for checkpoints and figures")
     add("--resume", action="store_true", help="go on from what DIR holds, afresh if nothing")
     add("--overwrite", action="store_true", help="replace an earlier run in DIR")
-    add("--config", metavar="FILE", help="YAML file of settings; flags come before it")
+    add("--config", metavar="FILE", help="YAML file of settings, which flags override")
     add("--print-config", action="store_true", help="print all settings as YAML, and do nothing")
     add_settings(parser, ClassificationConfig)
 
