@@ -16,6 +16,10 @@ class CheckpointError(FovealError):
     """A checkpoint file that cannot be read, is not trusted, or does not fit the model."""
 
 
+class BackendError(FovealError, RuntimeError):
+    """A backend that was asked for by name cannot run an operator, and why."""
+
+
 class MissingExtraError(FovealError, ImportError):
     """An optional dependency is not installed."""
 

@@ -1,0 +1,43 @@
+"""Block sizes, warps and stages of every kernel, by the version of Triton where they differ.
+
+The defaults were chosen by what the compiler says without a GPU (registers, no spills, the width of
+loads: `python tests/kernels/offline.py`); no time stands behind them.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+
+class Blocks(NamedTuple):
+    """What a kernel is launched with.
+
+    Attributes:
+        sizes: of its blocks, by the kernel's own names.
+        warps, stages: of a program.
+    """
+
+    sizes: Mapping[str, int]
+    warps: int = 4
+    stages: int = 2
+
+
+def blocks(kernel: str) -> Blocks:
+    """The entry of a kernel, "operator.kernel"."""
+    return _OF_VERSION.get((_triton(), kernel)) or _DEFAULT[kernel]
+
+
+def _triton() -> str:
+    try:
+        return ".".join(version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return ""
+
+
+_DEFAULT = {
+    "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
+    "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
+}
+
+# (version of Triton, kernel): what that version needs instead.
+_OF_VERSION: dict[tuple[str, str], Blocks] = {}
