@@ -3,6 +3,7 @@
 from foveal import mixers
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import convert_state_dict, create_model, list_models
+from foveal.tools.inference import prepare_for_inference
 
 __version__ = "0.1.0"
 
@@ -13,4 +14,5 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "mixers",
+    "prepare_for_inference",
 ]

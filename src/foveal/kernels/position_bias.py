@@ -6,6 +6,7 @@ evaluated on a grid T of them, and B[h, y, x, a, b] = T[rows[y, a], columns[x, b
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from foveal.kernels.chunks import row_chunks
-from foveal.kernels.tables import table
+from foveal.kernels.tables import is_frozen, kept, table
 
 
 class BiasMLP(NamedTuple):
@@ -54,7 +55,20 @@ class ResizedBias(NamedTuple):
         return read_between(read_between(self.values, 1, self.rows[start:stop]), 2, self.columns)
 
 
-PositionBias = LookedUpBias | ResizedBias
+class DenseBias(NamedTuple):
+    """The bias of every pair of query and key."""
+
+    values: Float[Tensor, "heads h w hp wp"]
+
+    def of_rows(self, start: int, stop: int) -> Float[Tensor, "heads rows w hp wp"]:
+        """The bias of the queries in rows `start` … `stop` − 1."""
+        return self.values[:, start:stop]
+
+
+PositionBias = LookedUpBias | ResizedBias | DenseBias
+
+# A frozen bias is kept for every pair where that takes no more.
+DENSE_BYTES = 4 * 2**20
 
 
 class LogSpacedBias(NamedTuple):
@@ -74,6 +88,16 @@ class LogSpacedBias(NamedTuple):
     def at(self, size: Sequence[int], cells: Sequence[int]) -> PositionBias:
         """The bias between `size` queries and `cells` keys, rows and columns."""
         sides = ((size[0], size[1]), (cells[0], cells[1]))
+        weight = self.mlp.weight1
+        pairs = self.mlp.weight2.shape[0] * prod(size) * prod(cells)
+        if is_frozen(weight) and pairs * weight.element_size() <= DENSE_BYTES:
+            name = ("every pair", *sides, *self[1:])
+            return DenseBias(
+                kept(weight, name, lambda: self._made(*sides).of_rows(0, size[0]).contiguous())
+            )
+        return self._made(*sides)
+
+    def _made(self, *sides: tuple[int, int]) -> PositionBias:
         if self.pretrain_cells is None:
             return extrapolated_bias(self.mlp, *sides, self.pretrain_side)
         return interpolated_bias(self.mlp, *sides, self.pretrain_side, self.pretrain_cells)
@@ -95,7 +119,11 @@ def extrapolated_bias(
         displacements(n, m, pretrain_side, dtype, device) for n, m in zip(size, cells, strict=True)
     )
     return LookedUpBias(
-        mlp_on_grid(mlp, rows, columns),
+        kept(
+            mlp.weight1,
+            ("displacements", size, cells, pretrain_side),
+            lambda: mlp_on_grid(mlp, rows, columns),
+        ),
         displacement_index(size[0], cells[0], device),
         displacement_index(size[1], cells[1], device),
     )

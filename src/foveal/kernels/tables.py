@@ -1,18 +1,20 @@
-"""Tables that follow from sizes alone, kept for reuse; one bounded cache for all of them."""
+"""Tables that follow from sizes, or from parameters that are frozen, kept in one bounded cache."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import ParamSpec
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 P = ParamSpec("P")
 
 MAX_BYTES = 64 * 2**20
 
 _cache: OrderedDict[tuple, Tensor] = OrderedDict()
+_frozen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def table(build: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -38,6 +40,32 @@ def table(build: Callable[P, Tensor]) -> Callable[P, Tensor]:
         return result
 
     return cached
+
+
+def freeze(parameter: Tensor) -> None:
+    """Promise that a parameter stays as it is, so that what is made from it may be kept."""
+    _frozen[parameter] = object()
+
+
+def is_frozen(parameter: Tensor) -> bool:
+    """Whether `kept` keeps what is made from it, here and now."""
+    return not (torch.compiler.is_compiling() or torch.is_grad_enabled()) and parameter in _frozen
+
+
+def kept(parameter: Tensor, name: tuple[Hashable, ...], make: Callable[[], Tensor]) -> Tensor:
+    """What `make` makes from a parameter, remembered by name if the parameter is frozen."""
+    if not is_frozen(parameter):
+        return make()
+    # A parameter that was written to in spite of the promise has another version.
+    memory = (parameter.device, parameter.dtype, parameter.data_ptr(), parameter._version)
+    key = (_frozen[parameter], *memory, *name)
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    with torch.inference_mode(False), torch.no_grad():
+        made = make()
+    _remember(key, made)
+    return made
 
 
 def cached_bytes() -> int:
