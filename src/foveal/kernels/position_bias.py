@@ -97,10 +97,10 @@ class LogSpacedBias(NamedTuple):
             )
         return self._made(*sides)
 
-    def _made(self, *sides: tuple[int, int]) -> PositionBias:
+    def _made(self, size: tuple[int, int], cells: tuple[int, int]) -> PositionBias:
         if self.pretrain_cells is None:
-            return extrapolated_bias(self.mlp, *sides, self.pretrain_side)
-        return interpolated_bias(self.mlp, *sides, self.pretrain_side, self.pretrain_cells)
+            return extrapolated_bias(self.mlp, size, cells, self.pretrain_side)
+        return interpolated_bias(self.mlp, size, cells, self.pretrain_side, self.pretrain_cells)
 
 
 def extrapolated_bias(

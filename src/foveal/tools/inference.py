@@ -1,6 +1,7 @@
 """A network made ready to be used and no longer trained: fewer operations, the same outputs."""
 
 from copy import deepcopy
+from itertools import pairwise
 
 import torch
 from timm.layers import LayerScale2d
@@ -47,12 +48,9 @@ def _fold_batch_norms(parent: nn.Module) -> None:
     if not isinstance(parent, nn.Sequential):
         return
     children = list(parent.named_children())
-    for (name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+    for (name, conv), (norm_name, norm) in pairwise(children):
         if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
-            fused = fuse_conv_bn_eval(conv, norm)
-            # The class of the image's first convolution, which checks its input, stays.
-            conv.weight, conv.bias = fused.weight, fused.bias
-            setattr(parent, name, conv)
+            setattr(parent, name, fuse_conv_bn_eval(conv, norm))
             setattr(parent, norm_name, nn.Identity())
 
 
