@@ -88,6 +88,7 @@ def test_ctrl_c_leaves_what_was_saved(
         patch.setattr("foveal.train.progress.TrainProgress.epoch", interrupt)
         outcome = foveal(*command)
     assert outcome.code == 130 and "holds the newest state" in outcome.err
+    assert outcome.err.count("topped") == 1 and "Traceback" not in outcome.err
     assert foveal(*command, "--resume").code == 0
     assert read_metadata(output / "last.safetensors")["epoch"] == 6
 
