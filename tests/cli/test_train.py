@@ -93,6 +93,15 @@ def test_ctrl_c_leaves_what_was_saved(
     assert read_metadata(output / "last.safetensors")["epoch"] == 6
 
 
+def test_a_batch_that_cannot_be_normalised_is_a_sentence(
+    foveal: Foveal, folder: Path, tmp_path: Path
+):
+    command = ["train", "--model=cloformer_xxs", "--data", folder, "--output", tmp_path / "run"]
+    outcome = foveal(*command, "--image-size=32", "--batch-size=1", "--workers=0", "--max-steps=1")
+    assert outcome.code == 2 and "a batch size of 2 or more" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_settings_come_from_recipe_file_and_flags_in_that_order(foveal: Foveal, tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("recipe: small\nmodel: transnext_micro\ntrain: {lr: 0.5, epochs: 7}\n")
