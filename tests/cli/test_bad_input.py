@@ -88,6 +88,8 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["predict", "{image}", "--model=efficientmod_xx"], ["efficientmod_xxs"]),
     (["predict", "{image}", "--model=cloformer_xxs", "--pretrained"], ["never published"]),
     (["eval", "--checkpoint={trained}", "--data={tmp}/none"], ["does not exist"]),
+    (["eval", MODEL, "--option=depths=3", "--data={folder}"], ["cannot be made", "{'depths': 3}"]),
+    (["predict", "{image}", MODEL, "--option=depths=3"], ["cannot be made", "{'depths': 3}"]),
     (["eval", "--checkpoint={trained}", "--data={folder}", "--device=no"], ["no device 'no'"]),
     (["eval", "--checkpoint={trained}", "--data={folder}", "--option=a=1"], ["leave --option out"]),
     (["predict", "{image}", "--checkpoint={trained}", "--device=no"], ["no device 'no'"]),

@@ -22,7 +22,7 @@ from foveal.data.transforms import (
     resolve_preprocessing,
     train_transform,
 )
-from foveal.errors import FovealError, OptionError
+from foveal.errors import FovealError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.models.freezing import freeze
@@ -32,6 +32,7 @@ from foveal.tasks.distillation import DistilledClassification, Teacher
 from foveal.tools.trained import (
     ModelCard,
     TrainedModel,
+    create_with_options,
     find_checkpoint,
     load_trained,
     model_by_name,
@@ -231,17 +232,7 @@ def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
 
 def require_options_fit(config: ClassificationConfig) -> None:
     """Raise if the network does not exist or does not take its options."""
-    try:
-        create_model(config.model, device="meta", **config.model_options())
-    except FovealError:
-        raise
-    except (TypeError, AttributeError) as error:
-        if not config.options:
-            raise
-        raise OptionError(
-            f"{config.model} cannot be made with the options {plain(config.options)} ({error}); "
-            "give each the kind of value it has by default, such as depths=[2,2,6,2]."
-        ) from error
+    create_with_options(config.model, config.model_options(), device="meta")
 
 
 def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
