@@ -11,6 +11,7 @@ from tests.cli.conftest import MODEL, Foveal
 
 TRAIN = ["train", MODEL, "--data={folder}", "--output={tmp}/run"]
 BULK = ["predict", "--data={folder}", "--checkpoint={trained}", "--output={tmp}/a.parquet"]
+EVAL = ["eval", "--checkpoint={trained}", "--data={folder}"]
 
 # Wrong YAML by the name its file has above.
 SETTINGS = {
@@ -98,6 +99,10 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*BULK, "--device=no"], ["no device 'no'"]),
     ([*BULK, "--image-size=64"], ["leave --image-size out"]),
     ([*BULK, "--model=dat_tiny"], ["leave --model out"]),
+    ([*EVAL, "--json={image}/a.json"], ["Cannot write", "000.png/a.json"]),
+    ([*EVAL, "--csv={folder}"], ["Cannot write", "it is a folder"]),
+    ([*EVAL, "--sizes=32,48", "--markdown={image}/a.md"], ["Cannot write", "a.md"]),
+    (["predict", "{image}", "--json={image}/a.json"], ["Cannot write", "a.json"]),
     (["models", "resnet"], ["No model matches 'resnet'"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.safetensors"], ["000.png"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.pth"], [".safetensors file"]),
