@@ -48,6 +48,19 @@ def test_resuming_something_else_is_refused(foveal: Foveal, folder: Path, traine
     assert outcome.code == 2 and "model 'focalnet_tiny_srf', not 'focalnet_tiny_lrf'" in outcome.err
 
 
+def test_two_spellings_of_a_path_are_the_same_data(
+    foveal: Foveal, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(folder.parent)
+    command = ["train", *SHORT, "--output", tmp_path / "run", "--resume"]
+    assert foveal(*command, "--data", folder.name, "--max-steps=1").code == 0
+    assert foveal(*command, "--data", folder, "--max-steps=2").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert foveal(*command, f"--data={folder}/../{folder.name}", "--max-steps=3").code == 0
+    other = foveal(*command, "--data", folder.parent, "--max-steps=4")
+    assert other.code == 2 and "has data" in other.err
+
+
 def test_a_failed_overwrite_keeps_the_earlier_run(foveal: Foveal, trained: Path):
     nowhere = trained / "nowhere"
     outcome = foveal("train", *SHORT, "--data", nowhere, "--output", trained, "--overwrite")

@@ -242,6 +242,8 @@ def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
     before, now = _settings_in(folder.config), config.to_dict()
     for key in ("model", "options", "image_size", "data", "augmentation", "mixing"):
         was = before.get(key, now[key])
+        if key == "data" and isinstance(was, Mapping) and _same_place(was.get("path"), now[key]):
+            was = {**was, "path": now[key]["path"]}
         # Every option of the network counts, also one that is not given any more.
         if was != now[key] if key == "options" else _differs(was, now[key]):
             raise _another_run(folder, key, was, now[key])
@@ -271,6 +273,13 @@ def _settings_in(file: Path) -> Mapping[str, Any]:
             "file to --resume without looking, or replace the run with --overwrite."
         )
     return settings
+
+
+def _same_place(path: Any, data: Mapping[str, Any]) -> bool:
+    """Whether two spellings of a path lead to the same data."""
+    if not isinstance(path, str) or data["path"] is None:
+        return False
+    return Path(path).resolve() == Path(data["path"]).resolve()
 
 
 def _differs(before: Any, now: Any) -> bool:
