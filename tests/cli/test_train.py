@@ -33,7 +33,8 @@ def test_a_run_leaves_everything_that_its_use_needs(trained: Path):
 def test_resume_goes_on_and_overwrite_begins_again(foveal: Foveal, folder: Path, tmp_path: Path):
     output = tmp_path / "run"
     command = ["train", *SHORT, "--data", folder, "--output", output]
-    assert foveal(*command, "--max-steps", 3).code == 0
+    begun = foveal(*command, "--max-steps", 3)
+    assert begun.code == 0 and "step 3/3: top1 " in begun.err and "epoch" not in begun.err
     again = foveal(*command)
     assert again.code == 2 and "in use" in again.err and "--resume" in again.err
     assert foveal(*command, "--resume", "--max_steps=6").code == 0
@@ -46,6 +47,13 @@ def test_resuming_something_else_is_refused(foveal: Foveal, folder: Path, traine
     command = ["train", "--model=focalnet_tiny_lrf", "--data", folder, "--output", trained]
     outcome = foveal(*command, "--resume")
     assert outcome.code == 2 and "model 'focalnet_tiny_srf', not 'focalnet_tiny_lrf'" in outcome.err
+
+
+def test_a_run_of_whole_epochs_counts_them(foveal: Foveal, folder: Path, tmp_path: Path):
+    command = ["train", *SHORT, "--epochs=1", "--data", folder, "--output", tmp_path / "run"]
+    for flag in ("--overwrite", "--max-steps=3"):
+        outcome = foveal(*command, "--overwrite", flag)
+        assert "epoch 1/1: top1 " in outcome.err and "step 3/3" not in outcome.err
 
 
 def test_two_spellings_of_a_path_are_the_same_data(
@@ -98,7 +106,7 @@ def test_ctrl_c_leaves_what_was_saved(
     output = tmp_path / "run"
     command = ["train", *SHORT, "--data", folder, "--output", output]
     with monkeypatch.context() as patch:
-        patch.setattr("foveal.train.progress.TrainProgress.epoch", interrupt)
+        patch.setattr("foveal.train.progress.TrainProgress.evaluation", interrupt)
         outcome = foveal(*command)
     assert outcome.code == 130 and "holds the newest state" in outcome.err
     assert outcome.err.count("topped") == 1 and "Traceback" not in outcome.err

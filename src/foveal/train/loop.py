@@ -230,7 +230,14 @@ class Trainer:
         self.journal.evaluation(epoch=state.epoch, **state.scores)
         self._save_weights(best)
         self._save_state()
-        self.progress.epoch(state.epoch, self.config.epochs, state.scores, best)
+        self.progress.evaluation(self._reached(), state.scores, best)
+
+    def _reached(self) -> str:
+        """How far the run has come, in steps where they are what ends it."""
+        state, epochs = self.state, self.config.epochs
+        if self.total_steps < epochs * self.steps_per_epoch:
+            return f"step {state.step}/{self.total_steps}"
+        return f"epoch {state.epoch}/{epochs}"
 
     def _save_weights(self, best: bool) -> None:
         """The weights as they are used: averaged ones where there is an average."""
