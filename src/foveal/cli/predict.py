@@ -67,7 +67,7 @@ def run(options: Namespace) -> None:
 
 def _bulk(options: Namespace) -> None:
     """All images of a path into a parquet file."""
-    if options.images or options.output is None or options.checkpoint is None:
+    if options.images or not (options.data and options.output and options.checkpoint):
         raise UsageError(
             "foveal predict --data PATH needs --output FILE.parquet and --checkpoint, and takes no "
             "IMAGE beside it."
