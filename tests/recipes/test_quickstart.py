@@ -81,7 +81,8 @@ def test_photographs_are_shown_with_what_the_model_in_the_box_takes_them_for(
     assert re.search(r"no class for [^.]*\bor a rocket", shown.err) and "a cat" not in shown.err
     assert f"{len(load_boxed().card.classes)} classes" in shown.err
     picture = Image.open(tmp_path / "photographs.png").convert("RGB")
-    bars = {colour: count for count, colour in picture.getcolors(picture.width * picture.height)}
+    colours = picture.getcolors(picture.width * picture.height) or []
+    bars = {colour: count for count, colour in colours}
     assert picture.width > 1000 and bars[201, 221, 242] > 1000
 
 
