@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 
 from foveal.errors import FovealError
@@ -30,13 +31,32 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
-        reason = error.strerror or error
-        raise FovealError(
-            f"Cannot write {target}: {reason}; choose a folder that can be written to."
-        ) from error
+        raise _cannot_write(target, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(target: str | os.PathLike[str]) -> None:
+    """Raise now what would keep a file from being written later; leaves nothing behind.
+
+    Raises:
+        FovealError: the file is a folder, or its folder cannot be made or written to.
+    """
+    target = Path(target)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        there = next(folder for folder in target.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+
+
+def _cannot_write(target: Path, error: OSError) -> FovealError:
+    reason = error.strerror or error
+    return FovealError(f"Cannot write {target}: {reason}; choose a folder that can be written to.")
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

@@ -11,6 +11,7 @@ from tests.cli.conftest import MODEL, Foveal
 
 TRAIN = ["train", MODEL, "--data={folder}", "--output={tmp}/run"]
 BULK = ["predict", "--data={folder}", "--checkpoint={trained}", "--output={tmp}/a.parquet"]
+EVAL = ["eval", "--checkpoint={trained}", "--data={folder}"]
 
 # Wrong YAML by the name its file has above.
 SETTINGS = {
@@ -88,14 +89,27 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["predict", "{image}", "--model=efficientmod_xx"], ["efficientmod_xxs"]),
     (["predict", "{image}", "--model=cloformer_xxs", "--pretrained"], ["never published"]),
     (["eval", "--checkpoint={trained}", "--data={tmp}/none"], ["does not exist"]),
+    (["eval", MODEL, "--option=depths=3", "--data={folder}"], ["cannot be made", "{'depths': 3}"]),
+    (["predict", "{image}", MODEL, "--option=depths=3"], ["cannot be made", "{'depths': 3}"]),
     (["eval", "--checkpoint={trained}", "--data={folder}", "--device=no"], ["no device 'no'"]),
     (["eval", "--checkpoint={trained}", "--data={folder}", "--option=a=1"], ["leave --option out"]),
     (["predict", "{image}", "--checkpoint={trained}", "--device=no"], ["no device 'no'"]),
     (["predict", "{image}", "--checkpoint={trained}", "--top=0"], ["--top is 1 or more"]),
     (["predict", "{image}", "--checkpoint={trained}", "--output=a"], ["goes with --data"]),
+    (["predict", "--data={parquet}", *BULK[2:]], ["a.parquet is not a parquet", "parquet file.\n"]),
+    (
+        ["predict", "--data={tar}", *BULK[2:]],
+        ["is not a tar that can be read", "invalid header.\n"],
+    ),
+    ([*BULK[:3], "--output="], ["--data PATH needs --output FILE.parquet"]),
+    (["predict", "--data=", *BULK[2:]], ["--data PATH needs --output FILE.parquet"]),
     ([*BULK, "--device=no"], ["no device 'no'"]),
     ([*BULK, "--image-size=64"], ["leave --image-size out"]),
     ([*BULK, "--model=dat_tiny"], ["leave --model out"]),
+    ([*EVAL, "--json={image}/a.json"], ["Cannot write", "000.png/a.json"]),
+    ([*EVAL, "--csv={folder}"], ["Cannot write", "it is a folder"]),
+    ([*EVAL, "--sizes=32,48", "--markdown={image}/a.md"], ["Cannot write", "a.md"]),
+    (["predict", "{image}", "--json={image}/a.json"], ["Cannot write", "a.json"]),
     (["models", "resnet"], ["No model matches 'resnet'"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.safetensors"], ["000.png"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.pth"], [".safetensors file"]),
@@ -118,6 +132,10 @@ def test_a_sentence(
         "hollow": hollow,
         "image": folder / "red" / "000.png",
     }
+    for suffix in ("parquet", "tar"):
+        places[suffix] = tmp_path / "damaged" / f"a.{suffix}"
+        places[suffix].parent.mkdir(exist_ok=True)
+        places[suffix].write_bytes(b"neither the one nor the other" * 40)
     for name, text in SETTINGS.items():
         places[name] = tmp_path / f"{name}.yaml"
         places[name].write_text(text)
@@ -125,6 +143,7 @@ def test_a_sentence(
     assert outcome.code == 2
     assert not list((tmp_path / "run").rglob("*")) and not list(tmp_path.glob("a.*"))
     assert outcome.err.startswith("foveal: ") and outcome.err.count("\n") == 1, outcome.err
+    assert not outcome.err.endswith("..\n"), outcome.err
     assert all(word in outcome.err for word in words), outcome.err
     assert "Traceback" not in outcome.err
 

@@ -69,6 +69,21 @@ def test_one_format_goes_to_standard_output(foveal: Foveal, trained: Path, elsew
     assert foveal(*command, "--batch-size=0").code == 2
 
 
+def test_files_that_cannot_be_written_cost_no_evaluation(
+    foveal: Foveal, trained: Path, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("foveal.cli.evaluate.chosen_model", lambda options: 1 / 0)
+    (tmp_path / "file").touch()
+    for name in ("json", "csv", "markdown"):
+        flag = f"--{name}={tmp_path / 'file' / 'figures'}"
+        outcome = foveal("eval", "--checkpoint", trained, "--data", elsewhere, flag)
+        assert outcome.code == 2 and "Cannot write" in outcome.err
+    # What can be written is not written yet, nor is its folder made.
+    with pytest.raises(ZeroDivisionError):
+        foveal("eval", "--checkpoint", trained, "--data", elsewhere, f"--csv={tmp_path}/a/b.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_image_size_can_be_another(foveal: Foveal, trained: Path, elsewhere: Path):
     command = ["eval", "--checkpoint", trained, "--data", elsewhere, "--workers=0", "--json=-"]
     assert json.loads(foveal(*command, "--image-size=48").out)["image_size"] == 48

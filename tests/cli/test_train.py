@@ -33,7 +33,8 @@ def test_a_run_leaves_everything_that_its_use_needs(trained: Path):
 def test_resume_goes_on_and_overwrite_begins_again(foveal: Foveal, folder: Path, tmp_path: Path):
     output = tmp_path / "run"
     command = ["train", *SHORT, "--data", folder, "--output", output]
-    assert foveal(*command, "--max-steps", 3).code == 0
+    begun = foveal(*command, "--max-steps", 3)
+    assert begun.code == 0 and "step 3/3: top1 " in begun.err and "epoch" not in begun.err
     again = foveal(*command)
     assert again.code == 2 and "in use" in again.err and "--resume" in again.err
     assert foveal(*command, "--resume", "--max_steps=6").code == 0
@@ -46,6 +47,26 @@ def test_resuming_something_else_is_refused(foveal: Foveal, folder: Path, traine
     command = ["train", "--model=focalnet_tiny_lrf", "--data", folder, "--output", trained]
     outcome = foveal(*command, "--resume")
     assert outcome.code == 2 and "model 'focalnet_tiny_srf', not 'focalnet_tiny_lrf'" in outcome.err
+
+
+def test_a_run_of_whole_epochs_counts_them(foveal: Foveal, folder: Path, tmp_path: Path):
+    command = ["train", *SHORT, "--epochs=1", "--data", folder, "--output", tmp_path / "run"]
+    for flag in ("--overwrite", "--max-steps=3"):
+        outcome = foveal(*command, "--overwrite", flag)
+        assert "epoch 1/1: top1 " in outcome.err and "step 3/3" not in outcome.err
+
+
+def test_two_spellings_of_a_path_are_the_same_data(
+    foveal: Foveal, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(folder.parent)
+    command = ["train", *SHORT, "--output", tmp_path / "run", "--resume"]
+    assert foveal(*command, "--data", folder.name, "--max-steps=1").code == 0
+    assert foveal(*command, "--data", folder, "--max-steps=2").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert foveal(*command, f"--data={folder}/../{folder.name}", "--max-steps=3").code == 0
+    other = foveal(*command, "--data", folder.parent, "--max-steps=4")
+    assert other.code == 2 and "has data" in other.err
 
 
 def test_a_failed_overwrite_keeps_the_earlier_run(foveal: Foveal, trained: Path):
@@ -85,11 +106,21 @@ def test_ctrl_c_leaves_what_was_saved(
     output = tmp_path / "run"
     command = ["train", *SHORT, "--data", folder, "--output", output]
     with monkeypatch.context() as patch:
-        patch.setattr("foveal.train.progress.TrainProgress.epoch", interrupt)
+        patch.setattr("foveal.train.progress.TrainProgress.evaluation", interrupt)
         outcome = foveal(*command)
     assert outcome.code == 130 and "holds the newest state" in outcome.err
+    assert outcome.err.count("topped") == 1 and "Traceback" not in outcome.err
     assert foveal(*command, "--resume").code == 0
     assert read_metadata(output / "last.safetensors")["epoch"] == 6
+
+
+def test_a_batch_that_cannot_be_normalised_is_a_sentence(
+    foveal: Foveal, folder: Path, tmp_path: Path
+):
+    command = ["train", "--model=cloformer_xxs", "--data", folder, "--output", tmp_path / "run"]
+    outcome = foveal(*command, "--image-size=32", "--batch-size=1", "--workers=0", "--max-steps=1")
+    assert outcome.code == 2 and "a batch size of 2 or more" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_settings_come_from_recipe_file_and_flags_in_that_order(foveal: Foveal, tmp_path: Path):

@@ -1,13 +1,17 @@
 """The quickstart: short for its report, and once in full for its promise."""
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from foveal.cli.main import main
+from foveal.cli.quickstart import show_photographs
 from foveal.recipes.quickstart import quickstart
+from foveal.tools.box import load_boxed
 
 
 class Page(HTMLParser):
@@ -62,6 +66,34 @@ def test_the_path_is_printed_and_the_default_output_is_replaced(
         assert main(["quickstart", "--max-steps", "1"]) == 0
         assert "foveal-quickstart/report.html" in capsys.readouterr().out
     assert main(["quickstart", "--max-steps", "1", "--output", "foveal-quickstart"]) == 2
+
+
+def test_photographs_are_shown_with_what_the_model_in_the_box_takes_them_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("skimage", reason="scikit-image has the photographs")
+    show_photographs(tmp_path / "photographs.png")
+    shown = capsys.readouterr()
+    header, *rows = (line.split("\t") for line in shown.out.splitlines()[:-1])
+    assert [row[0] for row in rows] == ["an astronaut", "a cat", "a cup of coffee", "a rocket"]
+    assert len(header) == 4 and all(re.fullmatch(r".+ \d+\.\d %", c) for r in rows for c in r[1:])
+    # It knows a cat, and the table may well be wrong about it; of a rocket it knows nothing.
+    assert re.search(r"no class for [^.]*\bor a rocket", shown.err) and "a cat" not in shown.err
+    assert f"{len(load_boxed().card.classes)} classes" in shown.err
+    picture = Image.open(tmp_path / "photographs.png").convert("RGB")
+    colours = picture.getcolors(picture.width * picture.height) or []
+    bars = {colour: count for count, colour in colours}
+    assert picture.width > 1000 and bars[201, 221, 242] > 1000
+
+
+def test_without_scikit_image_there_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert main(["quickstart", "--max-steps", "1", "--output", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr()
+    assert "scikit-image, which is not installed" in shown.err and "report.html" in shown.out
+    assert not (tmp_path / "run" / "photographs.png").exists()
 
 
 def test_recipes_are_typed_and_plain():

@@ -350,3 +350,14 @@ def test_weights_that_give_no_number_are_not_kept(tmp_path: Path):
     with pytest.raises(NonFiniteLossError, match=r"evaluation after step 4 .* nothing was saved"):
         trainer(tmp_path, task=Nothing(2)).fit()
     assert not (tmp_path / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_of_a_step_or_two_is_at_the_peak_and_silent(
+    steps: int, caplog: pytest.LogCaptureFixture
+):
+    config = TrainConfig(max_steps=steps, lr=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = create_schedule(optimizer, config, 10)
+    schedule.step_update(steps - 1)
+    assert optimizer.param_groups[0]["lr"] == 0.5 and not caplog.records

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 import foveal
 from foveal.cli import average, convert, evaluate, models, predict, quickstart, robustness, train
 from foveal.cli.arguments import normalise, usage_error
+from foveal.cli.interruption import interruptible
 from foveal.errors import FovealError
 
 COMMANDS = {
@@ -28,15 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(given)
+        with interruptible():
+            return _run(given)
     except SystemExit as stop:
         # --help and --version end this way.
         return int(stop.code or 0)
     except FovealError as error:
         sys.stderr.write(f"foveal: {sentence(error)}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("foveal: interrupted.\n")
+    except KeyboardInterrupt as stop:
+        # A command may have said what is kept.
+        sys.stderr.write(f"{str(stop) or 'Stopped.'}\n")
         return 130
     except BrokenPipeError:
         # The reader of a pipe has gone; nothing more can be written to it, not even at exit.

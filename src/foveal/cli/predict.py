@@ -9,6 +9,7 @@ from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, write_json
 from foveal.cli.model_choice import add_model_arguments, chosen_model
 from foveal.cli.progress import progress_bar
+from foveal.files import require_writable
 from foveal.tools.bulk import BulkJob, predict_bulk
 from foveal.tools.predict import predict_images
 
@@ -51,6 +52,8 @@ def run(options: Namespace) -> None:
         raise UsageError("--output goes with --data PATH; for IMAGE there is --json FILE.")
     if not options.images:
         raise UsageError("foveal predict needs IMAGE, or --data PATH; see foveal predict --help.")
+    if options.json is not None and options.json != "-":
+        require_writable(options.json)
     predictions = predict_images(chosen_model(options), options.images, top=options.top)
     if options.json is not None:
         write_json(options.json, [asdict(prediction) for prediction in predictions])
@@ -64,7 +67,7 @@ def run(options: Namespace) -> None:
 
 def _bulk(options: Namespace) -> None:
     """All images of a path into a parquet file."""
-    if options.images or options.output is None or options.checkpoint is None:
+    if options.images or not (options.data and options.output and options.checkpoint):
         raise UsageError(
             "foveal predict --data PATH needs --output FILE.parquet and --checkpoint, and takes no "
             "IMAGE beside it."

@@ -67,8 +67,7 @@ def run(options: Namespace) -> None:
             if _is_file(options.json)
             else "with --json FILE they would be kept."
         )
-        note(f"Stopped after {len(known.cells)} cells; {rest}")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"Stopped after {len(known.cells)} cells; {rest}")
 
 
 def _judge(

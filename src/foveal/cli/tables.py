@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import show_table
-from foveal.files import write_text
+from foveal.files import require_writable, write_text
 
 Cell = str | int | float | None
 
@@ -63,7 +63,11 @@ def export_to_stdout(options: Namespace) -> bool:
 
     Raises:
         UsageError: more than one does.
+        FovealError: a file cannot be written, which is better known before the work than after.
     """
+    for target in (getattr(options, name) for name in FORMATS):
+        if target is not None and target != "-":
+            require_writable(target)
     chosen = [name for name in FORMATS if getattr(options, name) == "-"]
     if len(chosen) > 1:
         raise UsageError(

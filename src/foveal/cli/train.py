@@ -122,14 +122,13 @@ def describe(run_: ClassificationRun) -> None:
 
 
 def fit(run_: ClassificationRun):
-    """Train; when interrupted, say what is saved."""
+    """Train; an interruption says what is saved."""
     try:
         return run_.fit()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         state = run_.folder.latest_state()
         saved = "nothing was saved yet" if state is None else f"{state} holds the newest state"
-        note(f"Stopped; {saved}. Go on with --resume.")
-        raise
+        raise KeyboardInterrupt(f"Stopped; {saved}. Go on with --resume.") from stop
 
 
 def _given(argv: Sequence[str]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class MapLoader(TrainLoader):
             self.images,
             batch_sampler=batches[start:],
             num_workers=self.workers,
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -126,7 +126,7 @@ class StreamLoader(TrainLoader):
                 BatchStream(dataset, share, seed),
                 batch_size=None,
                 num_workers=workers,
-                worker_init_fn=outlive_sigterm,
+                worker_init_fn=outlive_signals,
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
             )
@@ -214,16 +214,18 @@ def eval_loader(
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world),
         num_workers=workers,
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=outlive_signals,
     )
 
 
-def outlive_sigterm(worker: int) -> None:
-    """Keep a worker alive while the process that it serves saves the run.
+def outlive_signals(worker: int) -> None:
+    """Keep a worker alive while the process that it serves saves the run, or is being stopped.
 
-    Schedulers send SIGTERM to all processes of a job. A worker ends when its parent does.
+    Schedulers send SIGTERM to all processes of a job, terminals SIGINT for Ctrl-C. A worker ends
+    when its parent does.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -76,7 +76,7 @@ def _members(tar: Path) -> list[tuple[str, int, int]]:
                 if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS
             ]
     except tarfile.TarError as error:
-        raise FovealError(f"{tar} is not a tar that can be read: {error}.") from error
+        raise FovealError(f"{tar} is not a tar that can be read: {_words(error)}.") from error
 
 
 class _ParquetImages(Sources):
@@ -125,4 +125,11 @@ def _parquet(file: Path) -> Any:
     try:
         return ParquetFile(file)
     except ArrowInvalid as error:
-        raise FovealError(f"{file} is not a parquet file that can be read: {error}.") from error
+        raise FovealError(
+            f"{file} is not a parquet file that can be read: {_words(error)}."
+        ) from error
+
+
+def _words(error: Exception) -> str:
+    """What a library complains of, to be put at the end of a sentence."""
+    return str(error).strip().rstrip(".")

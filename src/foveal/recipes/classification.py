@@ -22,7 +22,7 @@ from foveal.data.transforms import (
     resolve_preprocessing,
     train_transform,
 )
-from foveal.errors import FovealError, OptionError
+from foveal.errors import FovealError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.models.freezing import freeze
@@ -32,6 +32,7 @@ from foveal.tasks.distillation import DistilledClassification, Teacher
 from foveal.tools.trained import (
     ModelCard,
     TrainedModel,
+    create_with_options,
     find_checkpoint,
     load_trained,
     model_by_name,
@@ -231,17 +232,7 @@ def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
 
 def require_options_fit(config: ClassificationConfig) -> None:
     """Raise if the network does not exist or does not take its options."""
-    try:
-        create_model(config.model, device="meta", **config.model_options())
-    except FovealError:
-        raise
-    except (TypeError, AttributeError) as error:
-        if not config.options:
-            raise
-        raise OptionError(
-            f"{config.model} cannot be made with the options {plain(config.options)} ({error}); "
-            "give each the kind of value it has by default, such as depths=[2,2,6,2]."
-        ) from error
+    create_with_options(config.model, config.model_options(), device="meta")
 
 
 def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
@@ -251,6 +242,8 @@ def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
     before, now = _settings_in(folder.config), config.to_dict()
     for key in ("model", "options", "image_size", "data", "augmentation", "mixing"):
         was = before.get(key, now[key])
+        if key == "data" and isinstance(was, Mapping) and _same_place(was.get("path"), now[key]):
+            was = {**was, "path": now[key]["path"]}
         # Every option of the network counts, also one that is not given any more.
         if was != now[key] if key == "options" else _differs(was, now[key]):
             raise _another_run(folder, key, was, now[key])
@@ -280,6 +273,13 @@ def _settings_in(file: Path) -> Mapping[str, Any]:
             "file to --resume without looking, or replace the run with --overwrite."
         )
     return settings
+
+
+def _same_place(path: Any, data: Mapping[str, Any]) -> bool:
+    """Whether two spellings of a path lead to the same data."""
+    if not isinstance(path, str) or data["path"] is None:
+        return False
+    return Path(path).resolve() == Path(data["path"]).resolve()
 
 
 def _differs(before: Any, now: Any) -> bool:

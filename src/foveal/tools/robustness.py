@@ -1,7 +1,6 @@
 """How a model's errors grow under ImageNet-C's corruptions."""
 
 import hashlib
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from foveal.data.dataset import ImageDataset, Sample, Samples
 from foveal.data.images import mode_of
+from foveal.data.loader import outlive_signals
 from foveal.data.transforms import Preprocessing, eval_transform
 from foveal.errors import FovealError
 from foveal.tasks.classification import ClassificationMeter
@@ -316,12 +316,8 @@ def _loader(
         dataset,
         batch_sampler=_CellBatches(dataset, settings.batch_size),
         num_workers=settings.workers,
-        worker_init_fn=_leave_interruptions_to_the_main_process,
+        worker_init_fn=outlive_signals,
     )
-
-
-def _leave_interruptions_to_the_main_process(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _judge_cell(

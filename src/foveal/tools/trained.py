@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from foveal.data.transforms import Preprocessing, resolve_preprocessing
-from foveal.errors import CheckpointError, OptionError
+from foveal.errors import CheckpointError, FovealError, OptionError
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.train.checkpoint import read_metadata
@@ -127,13 +127,37 @@ def model_by_name(
         FovealError: unknown name or option, or weights that cannot be had or do not fit.
     """
     options = dict(options or {})
-    model = create_model(name, pretrained=pretrained, **options)
+    model = create_with_options(name, options, pretrained=pretrained)
     source = f"the published weights of {name}" if pretrained else "nothing: it is untrained"
     if checkpoint is not None:
         file = find_checkpoint(checkpoint)
         source = str(load_checkpoint(model, file))
     card = card_of(model, name, options, image_size=image_size)
     return TrainedModel(model.eval(), card, source, pretrained or checkpoint is not None)
+
+
+def create_with_options(name: str, options: Mapping[str, Any], **given: Any) -> nn.Module:
+    """A network with a person's options; those of the wrong kind are a sentence.
+
+    Args:
+        name: as for `foveal.create_model`.
+        options: what the person gave.
+        **given: what else the network is made with.
+
+    Raises:
+        OptionError: an option does not exist, or has a kind of value that it cannot have.
+    """
+    try:
+        return create_model(name, **given, **options)
+    except FovealError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
+        if not options:
+            raise
+        raise OptionError(
+            f"{name} cannot be made with the options {dict(options)} ({error}); "
+            "give each the kind of value it has by default, such as depths=[2,2,6,2]."
+        ) from error
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:

@@ -200,7 +200,7 @@ class Trainer:
         for number, batch in enumerate(group, start=1):
             last = number == len(group)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
+                with self.accelerator.autocast(), _one_value_in_words():
                     loss = self.task.loss(self.model, batch) / len(group)
                 value += loss.item()
                 self._require_finite(value, batch)
@@ -230,7 +230,14 @@ class Trainer:
         self.journal.evaluation(epoch=state.epoch, **state.scores)
         self._save_weights(best)
         self._save_state()
-        self.progress.epoch(state.epoch, self.config.epochs, state.scores, best)
+        self.progress.evaluation(self._reached(), state.scores, best)
+
+    def _reached(self) -> str:
+        """How far the run has come, in steps where they are what ends it."""
+        state, epochs = self.state, self.config.epochs
+        if self.total_steps < epochs * self.steps_per_epoch:
+            return f"step {state.step}/{self.total_steps}"
+        return f"epoch {state.epoch}/{epochs}"
 
     def _save_weights(self, best: bool) -> None:
         """The weights as they are used: averaged ones where there is an average."""
@@ -290,6 +297,20 @@ class Trainer:
         return NonFiniteLossError(
             f"{what}; {saved}. Try a learning rate below {self.config.lr:g} or a longer warm-up."
         )
+
+
+@contextmanager
+def _one_value_in_words() -> Iterator[None]:
+    """PyTorch's refusal to normalise over a single value, as a sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise FovealError(
+            "The network normalises over the batch, and one image at this size leaves it a single "
+            "value per channel; train with a batch size of 2 or more, or with larger images."
+        ) from error
 
 
 def _equip(model: nn.Module, config: TrainConfig) -> None:

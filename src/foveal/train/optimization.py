@@ -38,7 +38,8 @@ def create_schedule(
     peak = config.peak_lr(processes)
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, total - warmup),
+        # One step is at the peak whatever comes after it, and of 1 timm says that it is pointless.
+        t_initial=max(2, total - warmup),
         lr_min=min(config.min_lr, peak),
         warmup_t=warmup,
         warmup_lr_init=peak / max(1, warmup),

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar for the steps, a line for each epoch."""
+"""What a person sees of a run: a bar for the steps, a line for each evaluation."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -52,9 +52,7 @@ class TrainProgress:
         figures = f"{images_per_second:.0f} images/s, loss {loss:.3f}, lr {lr:.2e}"
         self._bar.update(self._task, advance=1, figures=figures)
 
-    def epoch(self, number: int, epochs: int, figures: Mapping[str, float], best: bool) -> None:
-        """Print an epoch's figures."""
+    def evaluation(self, reached: str, figures: Mapping[str, float], best: bool) -> None:
+        """Print an evaluation's figures after how far the run has come, such as "epoch 3/30"."""
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        self.console.print(
-            f"epoch {number}/{epochs}: {shown}{' (best)' if best else ''}", highlight=False
-        )
+        self.console.print(f"{reached}: {shown}{' (best)' if best else ''}", highlight=False)
