@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.layers.mlp import Mlp
+
 _AVAILABLE = bool(
     torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
@@ -28,15 +30,22 @@ class PackedWeight:
     def __reduce__(self) -> tuple:
         return (PackedWeight, ())
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x Wᵀ + b over the last axis; `weight` (out, in) may come with further axes of size 1."""
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none"
+    ) -> Tensor:
+        """act(x Wᵀ + b) over the last axis, act being "none" or "gelu".
+
+        `weight` (out, in) may come with further axes of size 1.
+        """
         if not _is_plain_inference(x, weight):
-            return F.linear(x, weight.flatten(1), bias)
+            out = F.linear(x, weight.flatten(1), bias)
+            return F.gelu(out) if activation == "gelu" else out
         source = (weight.data_ptr(), weight._version)
         if self._packed is None or self._made_from != source:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().flatten(1))
             self._made_from = source
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
+        algorithm = "none" if activation == "gelu" else ""
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, activation, [], algorithm)
 
 
 def _is_plain_inference(x: Tensor, weight: Tensor) -> bool:
@@ -66,6 +75,24 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         return self.packed.linear(x, self.weight, self.bias)
+
+
+class PackedMlp(nn.Module):
+    """`foveal.layers.mlp.Mlp` for inference, with GELU inside the first product.
+
+    Args:
+        mlp: the perceptron whose layers it takes over.
+    """
+
+    def __init__(self, mlp: Mlp):
+        super().__init__()
+        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
+        self.packed1, self.packed2 = PackedWeight(), PackedWeight()
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        cells = x.permute(0, 2, 3, 1)
+        hidden = self.packed1.linear(cells, self.fc1.weight, self.fc1.bias, "gelu")
+        return self.packed2.linear(hidden, self.fc2.weight, self.fc2.bias).permute(0, 3, 1, 2)
 
 
 class PackedPointwise(nn.Module):

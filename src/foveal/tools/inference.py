@@ -10,7 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from foveal.errors import OptionError
 from foveal.kernels.tables import freeze
-from foveal.layers.packed import PackedLinear, PackedPointwise, is_pointwise
+from foveal.layers.mlp import Mlp
+from foveal.layers.packed import PackedLinear, PackedMlp, PackedPointwise, is_pointwise
 from foveal.models.dat_local import NeighborhoodAttention, WindowAttention
 from foveal.models.transnext_bias import LogSpacedPositionBias
 
@@ -39,7 +40,7 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
             _fold_layer_scales(module)
         for module in list(model.modules()):
             _freeze_tables(module)
-            _pack(module)
+        _pack(model)
     return model
 
 
@@ -105,8 +106,12 @@ def _pack(parent: nn.Module) -> None:
     if isinstance(parent, LogSpacedPositionBias):
         return
     for name, child in list(parent.named_children()):
-        if type(child) is nn.Linear:
+        if type(child) is Mlp:
+            setattr(parent, name, PackedMlp(child))
+        elif type(child) is nn.Linear:
             setattr(parent, name, PackedLinear(child))
         elif is_pointwise(child):
             assert isinstance(child, nn.Conv2d)
             setattr(parent, name, PackedPointwise(child))
+        else:
+            _pack(child)
