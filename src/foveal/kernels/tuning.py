@@ -34,9 +34,28 @@ def _triton() -> str:
         return ""
 
 
+def _depthwise(operator: str, columns: Mapping[int, int], warps: int = 4) -> dict[str, Blocks]:
+    """Blocks of a kernel for every size of filter, for channels in multiples of 64 and for others.
+
+    Args:
+        operator: "operator.kernel".
+        columns: TW, by the size of the filter.
+        warps: of a program.
+    """
+    shapes = {"wide": {"BH": 16, "BC": 64}, "narrow": {"BH": 32, "BC": 32}}
+    return {
+        f"{operator}.{size}.{name}": Blocks({**shape, "TW": tw}, warps, 1)
+        for size, tw in columns.items()
+        for name, shape in shapes.items()
+    }
+
+
 _DEFAULT = {
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
+    "depthwise_convolution.epilogue_backward": Blocks({"BP": 16, "BC": 64}),
+    **_depthwise("depthwise_convolution.forward", {1: 4, 3: 4, 5: 4, 7: 4, 9: 4, 11: 4, 13: 4}),
+    **_depthwise("depthwise_convolution.weight", {1: 4, 3: 4, 5: 4, 7: 4, 9: 2, 11: 2, 13: 2}),
 }
 
 # (version of Triton, kernel): what that version needs instead.

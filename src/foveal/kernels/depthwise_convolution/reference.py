@@ -1,0 +1,34 @@
+"""The depthwise convolution and its epilogue in plain PyTorch, on the same memory as NCHW."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """The convolution alone, (b, h, w, c) to the same."""
+    return F.conv2d(
+        x.permute(0, 3, 1, 2),
+        weight,
+        bias,
+        padding=dilation * (weight.shape[-1] // 2),
+        dilation=dilation,
+        groups=weight.shape[0],
+    ).permute(0, 2, 3, 1)
+
+
+def depthwise_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    residual: bool,
+    activation: str,
+    dilation: int,
+) -> Tensor:
+    """The contract of the package."""
+    out = convolved(x, weight, bias, dilation)
+    if residual:
+        out = x + out
+    if activation != "none":
+        out = F.gelu(out) if activation == "gelu" else F.silu(out)
+    return out if gate is None else out * gate
