@@ -34,18 +34,12 @@ def _triton() -> str:
         return ""
 
 
-def _depthwise(operator: str, columns: Mapping[int, int], warps: int = 4) -> dict[str, Blocks]:
-    """Blocks of a kernel for every size of filter, for channels in multiples of 64 and for others.
-
-    Args:
-        operator: "operator.kernel".
-        columns: TW, by the size of the filter.
-        warps: of a program.
-    """
+def _depthwise(kernel: str) -> dict[str, Blocks]:
+    """For every size of filter, for channels in multiples of 64 ("wide") and others ("narrow")."""
     shapes = {"wide": {"BH": 16, "BC": 64}, "narrow": {"BH": 32, "BC": 32}}
     return {
-        f"{operator}.{size}.{name}": Blocks({**shape, "TW": tw}, warps, 1)
-        for size, tw in columns.items()
+        f"{kernel}.{size}.{name}": Blocks({**shape, "TW": 4}, stages=1)
+        for size in range(1, 15, 2)
         for name, shape in shapes.items()
     }
 
@@ -54,8 +48,8 @@ _DEFAULT = {
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
     "depthwise_convolution.epilogue_backward": Blocks({"BP": 16, "BC": 64}),
-    **_depthwise("depthwise_convolution.forward", {1: 4, 3: 4, 5: 4, 7: 4, 9: 4, 11: 4, 13: 4}),
-    **_depthwise("depthwise_convolution.weight", {1: 4, 3: 4, 5: 4, 7: 4, 9: 2, 11: 2, 13: 2}),
+    **_depthwise("depthwise_convolution.forward"),
+    **_depthwise("depthwise_convolution.weight"),
 }
 
 # (version of Triton, kernel): what that version needs instead.

@@ -5,6 +5,9 @@ all images are numbered through, each image's padded to `pitch` where a program 
 two. Under dilation d a program's columns are d apart, so that they share inputs as neighbours do.
 """
 
+# Triton does not unpack tuples.
+# ruff: noqa: RUF005
+
 from collections.abc import Sequence
 
 import torch
@@ -270,7 +273,7 @@ def taps(weight: Tensor) -> Tensor:
 
 
 def aligned(x: Tensor) -> Tensor:
-    """`x` itself, strided as it may be, unless its strides keep channels from being read at once."""
+    """`x` itself, strided as it may be, unless rows of channels begin at addresses too odd."""
     wide = all(stride % 8 == 0 for stride in x.stride()[:3]) or x.shape[-1] % 8 != 0
     return x if wide and x.stride(-1) == 1 else x.contiguous()
 
