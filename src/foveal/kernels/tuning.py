@@ -50,6 +50,10 @@ _DEFAULT = {
     "depthwise_convolution.epilogue_backward": Blocks({"BP": 16, "BC": 64}),
     **_depthwise("depthwise_convolution.forward"),
     **_depthwise("depthwise_convolution.weight"),
+    **_depthwise("focal_aggregation.level"),
+    **_depthwise("focal_aggregation.level_backward"),
+    "focal_aggregation.global": Blocks({"BP": 16, "BC": 64}),
+    "focal_aggregation.global_backward": Blocks({"BP": 16, "BC": 64, "STEPS": 16}),
 }
 
 # (version of Triton, kernel): what that version needs instead.

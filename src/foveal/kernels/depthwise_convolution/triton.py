@@ -232,17 +232,25 @@ def backward(
         gradient, d_gate = _epilogue_backward(gradient, kept, gate, activation)
     d_x, d_weight, d_bias = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if needed[0]:
-        d_x = torch.empty_like(gradient, dtype=x.dtype)
-        _convolve(
-            gradient, taps(weight), None, None, d_x, None, dilation,
-            RESIDUAL=residual, ACTIVATION=0, FLIP=True, K=weight.shape[-1],
-        )  # fmt: skip
+        d_x = input_gradient(gradient, weight, x.dtype, dilation, residual)
     if needed[1] or needed[2]:
         d_weight, d_bias = weight_gradient(gradient, aligned(x), weight, dilation)
     found = (d_x, d_weight, d_bias, d_gate if d_gate is not None else x.new_empty(0))
     made = zip(found, needed, strict=True)
     d_x, d_weight, d_bias, d_gate = (one if need else one.new_empty(0) for one, need in made)
     return d_x, d_weight, d_bias, d_gate
+
+
+def input_gradient(
+    gradient: Tensor, weight: Tensor, dtype: torch.dtype, dilation: int, residual: bool = False
+) -> Tensor:
+    """The gradient of the input from a contiguous gradient of the convolution's result."""
+    d_x = torch.empty_like(gradient, dtype=dtype)
+    _convolve(
+        gradient, taps(weight), None, None, d_x, None, dilation,
+        RESIDUAL=residual, ACTIVATION=0, FLIP=True, K=weight.shape[-1],
+    )  # fmt: skip
+    return d_x
 
 
 def weight_gradient(
@@ -290,6 +298,13 @@ def tiles(x: Tensor, dilation: int, tile: Blocks) -> int:
     return columns * launch.cdiv(x.shape[3], tile.sizes["BC"])
 
 
+def pointwise_grid(x: Tensor, tile: Blocks) -> tuple[int, int]:
+    """Programs that cover a map's positions and its channels."""
+    channels = x.shape[-1]
+    pixels = x.numel() // channels
+    return launch.cdiv(pixels, tile.sizes["BP"]), launch.cdiv(channels, tile.sizes["BC"])
+
+
 def _convolve(
     x: Tensor,
     weight: Tensor,
@@ -323,9 +338,8 @@ def _epilogue_backward(
         d_gate = torch.empty_like(gradient, dtype=gate.dtype)
     pixels = gradient.numel() // channels
     tile = blocks("depthwise_convolution.epilogue_backward")
-    grid = (launch.cdiv(pixels, tile.sizes["BP"]), launch.cdiv(channels, tile.sizes["BC"]))
     launch.run(
-        epilogue_backward_kernel, grid, gradient, kept, gate, d_kept, d_gate, pixels, channels,
+        epilogue_backward_kernel, pointwise_grid(gradient, tile), gradient, kept, gate, d_kept, d_gate, pixels, channels,
         pitch, blocks=tile, ACTIVATION=ACTIVATIONS[activation],
     )  # fmt: skip
     return d_kept, d_gate
