@@ -339,7 +339,7 @@ def _epilogue_backward(
     pixels = gradient.numel() // channels
     tile = blocks("depthwise_convolution.epilogue_backward")
     launch.run(
-        epilogue_backward_kernel, pointwise_grid(gradient, tile), gradient, kept, gate, d_kept, d_gate, pixels, channels,
-        pitch, blocks=tile, ACTIVATION=ACTIVATIONS[activation],
+        epilogue_backward_kernel, pointwise_grid(gradient, tile), gradient, kept, gate, d_kept,
+        d_gate, pixels, channels, pitch, blocks=tile, ACTIVATION=ACTIVATIONS[activation],
     )  # fmt: skip
     return d_kept, d_gate

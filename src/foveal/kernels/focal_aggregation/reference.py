@@ -12,8 +12,8 @@ def focal_contexts(context: Tensor, weights: Sequence[Tensor], dilation: int) ->
     """z¹ … z^L (b h w c), and z^{L+1} (b 1 1 c)."""
     contexts = []
     for weight in weights:
-        context = F.gelu(convolved(context, weight, None, dilation))
-        contexts.append(context)
+        context = convolved(context.permute(0, 3, 1, 2), weight, None, dilation)
+        contexts.append(context := F.gelu(context.permute(0, 2, 3, 1)))
     return [*contexts, F.gelu(context.mean((1, 2), keepdim=True))]
 
 
