@@ -29,11 +29,7 @@ LAUNCHES = {
     "depthwise, k 3, 256 at 56, gelu, gate": run(3, 56, 256, gate=True, activation="gelu"),
     "depthwise, k 3, 1024 at 7, gelu, gate": run(3, 7, 1024, gate=True, activation="gelu"),
     "depthwise, k 7, 32 at 56, gelu": run(7, 56, 32, activation="gelu"),
-    "depthwise, k 5, 128 at 28": run(5, 28, 128),
     "depthwise, k 5, 96 at 56": run(5, 56, 96),
-    "depthwise, k 9, 192 at 7": run(9, 7, 192),
-    "depthwise, k 11, 96 at 56, gelu": run(11, 56, 96, activation="gelu"),
-    "depthwise, k 13, 128 at 56, gelu": run(13, 56, 128, activation="gelu"),
     "depthwise, k 13, 96 at 56, gelu": run(13, 56, 96, activation="gelu"),
 }
 

@@ -101,7 +101,7 @@ def forward_kernel(
     program //= channel_blocks
     left = first_column(program % tiles, dilation, TW) + tl.zeros((BH, 1), tl.int32)
     row = (program // tiles).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-    image, y = row // height, (row % height).to(tl.int32)
+    image, y = row // height, row % height
     inside = (image < images) & (channel < channels)
     line = x + image * x_b + channel
     sums = convolved(
@@ -160,7 +160,7 @@ def weight_kernel(
         sums = sums + (tl.zeros((BH, BC), tl.float32),)
     for step in range(steps):
         row = (split * steps + step).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-        image, y = row // height, (row % height).to(tl.int32)
+        image, y = row // height, row % height
         inside = (image < images) & (channel < channels)
         at_y = y + (i - K // 2) * dilation
         reached = inside & (at_y >= 0) & (at_y < height)

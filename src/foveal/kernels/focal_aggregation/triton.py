@@ -52,7 +52,7 @@ def level_kernel(
     program //= channel_blocks
     left = first_column(program % columns, dilation, TW) + tl.zeros((BH, 1), tl.int32)
     row = (program // columns).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-    image, y = row // pitch, (row % pitch).to(tl.int32)
+    image, y = row // pitch, row % pitch
     inside = (image < images) & (y < height) & (channel < channels)
     line = x + image * x_b + channel
     convolutions = convolved(
@@ -151,7 +151,7 @@ def level_backward_kernel(
     program //= channel_blocks
     left = first_column(program % columns, dilation, TW) + tl.zeros((BH, 1), tl.int32)
     row = (program // columns).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-    image, y = row // height, (row % height).to(tl.int32)
+    image, y = row // height, row % height
     inside = (image < images) & (channel < channels)
     if LAST:
         shared = tl.load(after + image * channels + channel, inside, 0.0)
