@@ -64,7 +64,7 @@ def convolved(
     for i in range(K):
         at_y = y + (i - K // 2) * dilation
         valid = inside & (at_y >= 0) & (at_y < height)
-        row = line + at_y * stride_h
+        row = line + at_y.to(tl.int64) * stride_h
         taps = ()
         for j in tl.static_range(K):
             tap = i * K + j
@@ -101,7 +101,7 @@ def forward_kernel(
     program //= channel_blocks
     left = first_column(program % tiles, dilation, TW) + tl.zeros((BH, 1), tl.int32)
     row = (program // tiles).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-    image, y = row // height, row % height
+    image, y = row // height, (row % height).to(tl.int32)
     inside = (image < images) & (channel < channels)
     line = x + image * x_b + channel
     sums = convolved(
@@ -115,13 +115,13 @@ def forward_kernel(
         if bias is not None:
             value += tl.load(bias + channel, channel < channels, 0.0).to(tl.float32)
         if RESIDUAL:
-            value += tl.load(line + y * x_h + at_x * x_w, valid, 0.0).to(tl.float32)
+            value += tl.load(line + y.to(tl.int64) * x_h + at_x * x_w, valid, 0.0).to(tl.float32)
         at = (row * width + at_x) * channels + channel
         if kept is not None:
             tl.store(kept + at, value, valid)
         value, _ = value_and_slope(value, ACTIVATION)
         if gate is not None:
-            opened = gate + image * gate_b + y * gate_h + at_x * gate_w + channel
+            opened = gate + image * gate_b + y.to(tl.int64) * gate_h + at_x * gate_w + channel
             value *= tl.load(opened, valid, 0.0).to(tl.float32)
         tl.store(out + at, value, valid)
 
@@ -160,11 +160,11 @@ def weight_kernel(
         sums = sums + (tl.zeros((BH, BC), tl.float32),)
     for step in range(steps):
         row = (split * steps + step).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-        image, y = row // height, row % height
+        image, y = row // height, (row % height).to(tl.int32)
         inside = (image < images) & (channel < channels)
         at_y = y + (i - K // 2) * dilation
         reached = inside & (at_y >= 0) & (at_y < height)
-        line = x + image * x_b + at_y * x_h + channel
+        line = x + image * x_b + at_y.to(tl.int64) * x_h + channel
         for tile in range(tl.cdiv(width, TW * dilation) * dilation):
             left = first_column(tile, dilation, TW) + tl.zeros((BH, 1), tl.int32)
             slopes = ()

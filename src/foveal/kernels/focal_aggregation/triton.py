@@ -52,7 +52,7 @@ def level_kernel(
     program //= channel_blocks
     left = first_column(program % columns, dilation, TW) + tl.zeros((BH, 1), tl.int32)
     row = (program // columns).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-    image, y = row // pitch, row % pitch
+    image, y = row // pitch, (row % pitch).to(tl.int32)
     inside = (image < images) & (y < height) & (channel < channels)
     line = x + image * x_b + channel
     convolutions = convolved(
@@ -77,7 +77,9 @@ def level_kernel(
             opened = gates + pixel * levels + level
             value *= tl.load(opened, there, 0.0).to(tl.float32)
             if SECOND:
-                before = tl.load(line + y * x_h + at_x * x_w, valid, 0.0).to(tl.float32)
+                before = tl.load(line + y.to(tl.int64) * x_h + at_x * x_w, valid, 0.0).to(
+                    tl.float32
+                )
                 value += before * tl.load(opened - 1, there, 0.0).to(tl.float32)
             elif not FIRST:
                 value += tl.load(total + at, valid, 0.0).to(tl.float32)
@@ -151,7 +153,7 @@ def level_backward_kernel(
     program //= channel_blocks
     left = first_column(program % columns, dilation, TW) + tl.zeros((BH, 1), tl.int32)
     row = (program // columns).to(tl.int64) * BH + tl.arange(0, BH)[:, None]
-    image, y = row // height, row % height
+    image, y = row // height, (row % height).to(tl.int32)
     inside = (image < images) & (channel < channels)
     if LAST:
         shared = tl.load(after + image * channels + channel, inside, 0.0)
