@@ -51,17 +51,18 @@ def first_column(tile, dilation, TW: tl.constexpr):
 @triton.jit
 def convolved(
     line, weight, y, left, inside, channel, height, width, channels, stride_h, stride_w, dilation,
-    FLIP: tl.constexpr, K: tl.constexpr, TW: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr,
+    size, FLIP: tl.constexpr, K: tl.constexpr, TW: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """TW accumulators (BH, BC) of the convolution, or of its adjoint with FLIP.
 
     `line` points to (image, row 0, column 0, channel), `weight` is (k², channels), `inside` holds
-    for the rows and channels that exist.
+    for the rows and channels that exist. `size` is K: a loop over a wide filter's rows that ends at
+    a constant would be unrolled, and run out of registers.
     """
     sums = ()
     for _ in tl.static_range(TW):
         sums = sums + (tl.zeros((BH, BC), tl.float32),)
-    for i in range(K):
+    for i in range(K if K <= 5 else size):
         at_y = y + (i - K // 2) * dilation
         valid = inside & (at_y >= 0) & (at_y < height)
         row = line + at_y.to(tl.int64) * stride_h
@@ -88,7 +89,7 @@ def convolved(
 
 @triton.jit
 def forward_kernel(
-    x, weight, bias, gate, out, kept, images, height, width, channels, dilation,
+    x, weight, bias, gate, out, kept, images, height, width, channels, dilation, size,
     x_b, x_h, x_w, gate_b, gate_h, gate_w,
     RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, FLIP: tl.constexpr, K: tl.constexpr,
     TW: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr,
@@ -106,7 +107,7 @@ def forward_kernel(
     line = x + image * x_b + channel
     sums = convolved(
         line, weight, y, left, inside, channel, height, width, channels, x_h, x_w, dilation,
-        FLIP, K, TW, BH, BC,
+        size, FLIP, K, TW, BH, BC,
     )  # fmt: skip
     for t in tl.static_range(TW):
         at_x = left + t * dilation
@@ -320,7 +321,7 @@ def _convolve(
     grid = (launch.cdiv(images * height, tile.sizes["BH"]) * tiles(x, dilation, tile),)
     strides = (*x.stride()[:3], *(x if gate is None else gate).stride()[:3])
     tensors = (x, weight, bias, gate, out, kept)
-    sizes = (images, height, width, channels, dilation)
+    sizes = (images, height, width, channels, dilation, constants["K"])
     launch.run(forward_kernel, grid, *tensors, *sizes, *strides, blocks=tile, **constants)
 
 

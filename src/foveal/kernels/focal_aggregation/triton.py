@@ -35,8 +35,8 @@ GELU = tl.constexpr(1)
 
 @triton.jit
 def level_kernel(
-    x, weight, gates, out, kept, total, sums, images, height, width, channels, dilation, x_b, x_h,
-    x_w, pitch, level, levels,
+    x, weight, gates, out, kept, total, sums, images, height, width, channels, dilation, size, x_b,
+    x_h, x_w, pitch, level, levels,
     FIRST: tl.constexpr, SECOND: tl.constexpr, K: tl.constexpr,
     TW: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +57,7 @@ def level_kernel(
     line = x + image * x_b + channel
     convolutions = convolved(
         line, weight, y, left, inside, channel, height, width, channels, x_h, x_w, dilation,
-        False, K, TW, BH, BC,
+        size, False, K, TW, BH, BC,
     )  # fmt: skip
     summed = tl.zeros((BH, BC), tl.float32)
     for t in tl.static_range(TW):
@@ -137,7 +137,7 @@ def global_backward_kernel(
 @triton.jit
 def level_backward_kernel(
     gradient, after, weight, gates, kept, d_kept, out, d_gate, images, height, width, channels,
-    dilation, level, levels, scale,
+    dilation, size, level, levels, scale,
     LAST: tl.constexpr, K: tl.constexpr, TW: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a level's gate and of what its GELU is applied to; its context again for `out`.
@@ -163,7 +163,8 @@ def level_backward_kernel(
     else:
         slopes = convolved(
             after + image * height * width * channels + channel, weight, y, left, inside, channel,
-            height, width, channels, width * channels, channels, dilation, True, K, TW, BH, BC,
+            height, width, channels, width * channels, channels, dilation, size, True, K, TW,
+            BH, BC,
         )  # fmt: skip
     for t in tl.static_range(TW):
         at_x = left + t * dilation
@@ -212,8 +213,9 @@ def forward(
             x, taps(weight), gates, out, kept[level] if keep else None,
             total if level or not last else None, sums,
         )  # fmt: skip
-        sizes = (images, height, width, channels, dilation, *x.stride()[:3])
-        constants = {"FIRST": level == 0, "SECOND": level == 1, "K": weight.shape[-1]}
+        size = weight.shape[-1]
+        sizes = (images, height, width, channels, dilation, size, *x.stride()[:3])
+        constants = {"FIRST": level == 0, "SECOND": level == 1, "K": size}
         numbers = (*sizes, pitch, level, last + 2)
         launch.run(level_kernel, (programs,), *tensors, *numbers, blocks=tile, **constants)
         if sums is not None:
@@ -282,7 +284,7 @@ def _level_backward(
     d_kept = torch.empty_like(kept)
     out = None if following is None else torch.empty_like(kept)
     filters = None if following is None else taps(following)
-    numbers = (images, height, width, channels, dilation, level, gates.shape[-1], scale)
+    numbers = (images, height, width, channels, dilation, size, level, gates.shape[-1], scale)
     launch.run(
         level_backward_kernel, (programs,), gradient, after, filters, gates, kept, d_kept, out,
         d_gate, *numbers, blocks=tile, LAST=following is None, K=size,
