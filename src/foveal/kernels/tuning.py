@@ -34,9 +34,32 @@ def _triton() -> str:
         return ""
 
 
+def _depthwise(kernel: str, columns: Mapping[int, int]) -> dict[str, Blocks]:
+    """For every size of filter, for channels in multiples of 64 ("wide") and others ("narrow").
+
+    Args:
+        kernel: "operator.kernel".
+        columns: TW, by the size of the filter, where it is not 4.
+    """
+    shapes = {"wide": {"BH": 16, "BC": 64}, "narrow": {"BH": 32, "BC": 32}}
+    return {
+        f"{kernel}.{size}.{name}": Blocks({**shape, "TW": columns.get(size, 4)}, stages=1)
+        for size in range(1, 15, 2)
+        for name, shape in shapes.items()
+    }
+
+
 _DEFAULT = {
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
+    "depthwise_convolution.epilogue_backward": Blocks({"BP": 16, "BC": 64}),
+    **_depthwise("depthwise_convolution.forward", {}),
+    # It holds an accumulator a tap: at 13, four columns more nearly fill the registers.
+    **_depthwise("depthwise_convolution.weight", {13: 2}),
+    **_depthwise("focal_aggregation.level", {}),
+    **_depthwise("focal_aggregation.level_backward", {}),
+    "focal_aggregation.global": Blocks({"BP": 16, "BC": 64}),
+    "focal_aggregation.global_backward": Blocks({"BP": 16, "BC": 64, "STEPS": 16}),
 }
 
 # (version of Triton, kernel): what that version needs instead.

@@ -28,6 +28,8 @@ from torch.nn import functional as F
 
 from foveal.errors import OptionError
 from foveal.kernels.averaging import average, block_matrix
+from foveal.kernels.depthwise_convolution import depthwise_convolution
+from foveal.kernels.gated_product import gated_product
 from foveal.layers.image_input import ImageConv2d
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
 from foveal.models.family import Family, Rename
@@ -91,13 +93,18 @@ class AttnConv(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g h w"]:
-        weights, value = self.weights_and_value(x)
-        return weights * value
+        logits, value = (t.permute(0, 2, 3, 1) for t in self._logits_and_value(x))
+        return gated_product(logits, value, "tanh", self.scale).permute(0, 3, 1, 2)
+
+    def _logits_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """W₂ SiLU(W₁ (q ⊙ k)), and v."""
+        query, key, value = _convolved(self.qkv(x), self.depthwise).chunk(3, dim=1)
+        return self.to_weights(query * key), value
 
     def weights_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The context-aware weights, in (−1, 1), and what they multiply."""
-        query, key, value = self.depthwise(self.qkv(x)).chunk(3, dim=1)
-        return torch.tanh(self.scale * self.to_weights(query * key)), value
+        logits, value = self._logits_and_value(x)
+        return torch.tanh(self.scale * logits), value
 
 
 class PooledAttention(nn.Module):
@@ -247,7 +254,15 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Conv2d(hidden, out_dim or dim, 1, **dd)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h2 w2"]:
-        return self.fc2(self.depthwise(F.gelu(self.fc1(x))))
+        return self.fc2(_convolved(F.gelu(self.fc1(x)), self.depthwise))
+
+
+def _convolved(x: Tensor, depthwise: nn.Conv2d) -> Tensor:
+    """A depthwise convolution of a map (b c h w), fused where it keeps the map's size."""
+    if depthwise.stride != (1, 1):
+        return depthwise(x)
+    out = depthwise_convolution(x.permute(0, 2, 3, 1), depthwise.weight, depthwise.bias)
+    return out.permute(0, 3, 1, 2)
 
 
 class CloLayer(nn.Module):

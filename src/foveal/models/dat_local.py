@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveal.errors import OptionError
 from foveal.kernels import neighborhood_attention as neighborhood
 from foveal.kernels import window_attention as windows
+from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.shapes import at_least, pad
 from foveal.layers.block import Block
 
@@ -177,8 +177,15 @@ class ConvMlp(nn.Module):
         self.fc2 = nn.Conv2d(hidden, dim, 1, **dd)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        x = self.fc1(x)
-        return self.fc2(F.gelu(x + self.depthwise(x)))
+        return self.fc2(_plus_depthwise(self.fc1(x), self.depthwise, "gelu"))
+
+
+def _plus_depthwise(x: Tensor, depthwise: nn.Conv2d, activation: str = "none") -> Tensor:
+    """act(x + DW x), (b c h w)."""
+    filters = (depthwise.weight, depthwise.bias)
+    cells = x.permute(0, 2, 3, 1)
+    out = depthwise_convolution(cells, *filters, residual=True, activation=activation)
+    return out.permute(0, 3, 1, 2)
 
 
 class DATBlock(Block):
@@ -204,11 +211,11 @@ class DATBlock(Block):
         dd = {"device": device, "dtype": dtype}
         norm = partial(LayerNorm2d, dim, eps=1e-5, **dd)
         super().__init__(mixer, channel_mixer, norm(), norm(), drop_path)
-        self.local_perception: nn.Module | None = None
+        self.local_perception: nn.Conv2d | None = None
         if local_perception:
             self.local_perception = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         if self.local_perception is not None:
-            x = x + self.local_perception(x)
+            x = _plus_depthwise(x, self.local_perception)
         return super().forward(x)

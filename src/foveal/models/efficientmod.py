@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.errors import OptionError
+from foveal.kernels.depthwise_convolution import depthwise_convolution
+from foveal.kernels.gated_product import gated_product
 from foveal.layers.block import Block
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
 from foveal.layers.mlp import Mlp
@@ -106,23 +108,27 @@ class EfficientModulation(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         x = x.permute(0, 2, 3, 1)
-        return self._modulate(self._hidden(x), self._context(x)).permute(0, 3, 1, 2)
+        return self._modulate(self.fc1(x), self._context(x)).permute(0, 3, 1, 2)
 
     def _context(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """ctx(x) = g(GELU(DW(f x)))."""
-        gathered = self.depthwise(self.f(x).permute(0, 3, 1, 2))
-        return self.g(F.gelu(gathered).permute(0, 2, 3, 1))
+        return self.g(self._gathered(self.f(x)))
 
-    def _hidden(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w rc"]:
-        """GELU(fc1 x), without the activation where r = 1."""
-        return self.fc1(x) if self.ratio == 1 else F.gelu(self.fc1(x))
+    def _gathered(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """GELU(DW x)."""
+        conv, (dilation, _) = self.depthwise, self.depthwise.dilation
+        filters = (conv.weight, conv.bias)
+        return depthwise_convolution(x, *filters, activation="gelu", dilation=dilation)
+
+    def _activated(self, hidden: Float[Tensor, "b h w rc"]) -> Float[Tensor, "b h w rc"]:
+        """GELU(hidden), without the activation where r = 1."""
+        return hidden if self.ratio == 1 else F.gelu(hidden)
 
     def _modulate(
         self, hidden: Float[Tensor, "b h w rc"], context: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w c"]:
         """fc2 of the product, the context being the same for each of the r channel groups."""
-        groups = hidden.unflatten(-1, (self.ratio, context.shape[-1]))
-        return self.fc2((groups * context.unsqueeze(-2)).flatten(-2))
+        return self.fc2(gated_product(hidden, context, "none" if self.ratio == 1 else "gelu"))
 
     def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """What forward computes on the way.
@@ -131,7 +137,7 @@ class EfficientModulation(nn.Module):
             context (b c h w), the modulation map, unbounded; hidden (b rc h w), what it multiplies.
         """
         x = x.permute(0, 2, 3, 1)
-        named = {"context": self._context(x), "hidden": self._hidden(x)}
+        named = {"context": self._context(x), "hidden": self._activated(self.fc1(x))}
         return {name: value.permute(0, 3, 1, 2) for name, value in named.items()}
 
 

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveal.errors import OptionError
+from foveal.kernels.focal_aggregation import focal_aggregation, focal_contexts, gated_sum
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
 from foveal.layers.mlp import Mlp
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
@@ -96,6 +96,7 @@ class FocalModulation(nn.Module):
         self.dim = dim
         self.focal_level = focal_level
         self.normalize_modulator = normalize_modulator
+        self.dilation = dilation
         self.f = nn.Linear(dim, 2 * dim + focal_level + 1, **dd)
         self.focal_layers = nn.ModuleList(
             nn.Conv2d(
@@ -116,8 +117,7 @@ class FocalModulation(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         query, context, gates = self._split(x)
-        modulator = self._aggregate(self._contexts(context), gates)
-        return self._modulate(query, modulator)
+        return self._modulate(query, self._modulator(context, gates))
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step 1: q, z⁰ (b h w c) and the L+1 gates (b h w L+1)."""
@@ -125,20 +125,26 @@ class FocalModulation(nn.Module):
         q, z, g = self.f(x.permute(0, 2, 3, 1)).split(widths, dim=-1)
         return q, z, g
 
+    def _modulator(self, context: Tensor, gates: Tensor) -> Tensor:
+        """Steps 2 to 4 at once."""
+        return focal_aggregation(
+            context,
+            gates,
+            *self._filters(),
+            dilation=self.dilation,
+            normalize=self.normalize_modulator,
+        )
+
+    def _filters(self) -> list[Tensor]:
+        return [layer.get_parameter("weight") for layer in self.focal_layers]
+
     def _contexts(self, z: Tensor) -> list[Tensor]:
         """Steps 2 and 3: z¹ … z^L from depthwise convolutions, z^{L+1} (b 1 1 c) from the mean."""
-        contexts = []
-        for depthwise in self.focal_layers:
-            z = F.gelu(depthwise(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-            contexts.append(z)
-        return [*contexts, F.gelu(z.mean((1, 2), keepdim=True))]
+        return focal_contexts(z, self._filters(), self.dilation)
 
     def _aggregate(self, contexts: list[Tensor], gates: Tensor) -> Tensor:
         """Step 4: the modulator before h, Σ g^l ⊙ z^l."""
-        modulator = contexts[0] * gates[..., :1]
-        for level, context in enumerate(contexts[1:], start=1):
-            modulator = modulator + context * gates[..., level : level + 1]
-        return modulator / len(contexts) if self.normalize_modulator else modulator
+        return gated_sum(contexts, gates, self.normalize_modulator)
 
     def _modulate(self, query: Tensor, modulator: Tensor) -> Tensor:
         """Step 5: proj(q ⊙ h(m)), with a layer norm in between if asked for."""

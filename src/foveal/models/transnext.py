@@ -34,6 +34,7 @@ from foveal.kernels.aggregated_attention import (
 )
 from foveal.kernels.averaging import adaptive_matrix, average
 from foveal.kernels.biased_attention import biased_attention, biased_attention_weights
+from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.position_bias import LogSpacedBias
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.layers.block import Block
@@ -298,19 +299,19 @@ class ConvGLU(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, **dd)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        gate, value = self._split(x)
-        return self.fc2(gate * value).permute(0, 3, 1, 2)
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The activated gate and the value that it opens for, (b h w hidden)."""
         a, value = self.fc1(x.permute(0, 2, 3, 1)).chunk(2, -1)
-        return F.gelu(self.dwconv(a.permute(0, 3, 1, 2))).permute(0, 2, 3, 1), value
+        return self.fc2(self._gate(a, value)).permute(0, 3, 1, 2)
+
+    def _gate(self, a: Tensor, value: Tensor | None) -> Tensor:
+        """GELU(DW3(a)) on the value that it opens for, or alone, (b h w hidden)."""
+        weight, bias = self.dwconv.weight, self.dwconv.bias
+        return depthwise_convolution(a, weight, bias, gate=value, activation="gelu")
 
     def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """What forward computes on the way: gate and value, each (b hidden h w)."""
-        return {
-            k: t.permute(0, 3, 1, 2) for k, t in zip(("gate", "value"), self._split(x), strict=True)
-        }
+        a, value = self.fc1(x.permute(0, 2, 3, 1)).chunk(2, -1)
+        named = {"gate": self._gate(a, None), "value": value}
+        return {name: t.permute(0, 3, 1, 2) for name, t in named.items()}
 
 
 def _num_heads(dim: int, num_heads: int | None) -> int:

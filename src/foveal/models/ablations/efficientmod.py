@@ -74,9 +74,14 @@ class AblatedEfficientModulation(EfficientModulation):
             raise OptionError(f"interaction is 'product' or 'sum', got {interaction!r}.")
         super().__init__(dim, ratio, context_size, dilation=dilation, device=device, dtype=dtype)
         self.adds = interaction == "sum"
+        self.convolves = use_depthwise
         for name, used in (("f", use_f), ("g", use_g), ("depthwise", use_depthwise)):
             if not used:
                 setattr(self, name, nn.Identity())
+
+    def _gathered(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """GELU(DW x), or GELU(x)."""
+        return super()._gathered(x) if self.convolves else F.gelu(x)
 
     def _modulate(
         self, hidden: Float[Tensor, "b h w rc"], context: Float[Tensor, "b h w c"]
@@ -84,7 +89,7 @@ class AblatedEfficientModulation(EfficientModulation):
         """fc2 of the product, or of the sum."""
         if not self.adds:
             return super()._modulate(hidden, context)
-        groups = hidden.unflatten(-1, (self.ratio, context.shape[-1]))
+        groups = self._activated(hidden).unflatten(-1, (self.ratio, context.shape[-1]))
         return self.fc2((groups + context.unsqueeze(-2)).flatten(-2))
 
 

@@ -93,6 +93,10 @@ class AblatedFocalModulation(FocalModulation):
         q, z, g = self.f(x.permute(0, 2, 3, 1)).split((self.dim, self.dim, self.num_gates), -1)
         return q, z, g
 
+    def _modulator(self, context: Tensor, gates: Tensor) -> Tensor:
+        """Step by step, as the steps differ."""
+        return self._aggregate(self._contexts(context), gates)
+
     def _contexts(self, z: Tensor) -> list[Tensor]:
         """The levels in use."""
         contexts = super()._contexts(z)
