@@ -1,0 +1,36 @@
+"""FocalNet literally: everything between the linear layers is channels-first and copied to it."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveal.models.focalnet import FocalModulation
+
+
+def aggregation(
+    context: Tensor, gates: Tensor, levels: Sequence[nn.Module], *, normalize: bool = False
+) -> Tensor:
+    """Σ g^l ⊙ z^l over the levels and the global context, (b c h w), from (b c h w), (b L+1 h w)."""
+    modulator = 0
+    for index, depthwise in enumerate(levels):
+        context = F.gelu(depthwise(context))
+        modulator = modulator + context * gates[:, index : index + 1]
+    everywhere = F.gelu(context.mean(2, keepdim=True).mean(3, keepdim=True))
+    modulator = modulator + everywhere * gates[:, len(levels) :]
+    return modulator / (len(levels) + 1) if normalize else modulator
+
+
+def modulation_forward(self: FocalModulation, x: Tensor) -> Tensor:
+    """`FocalModulation.forward`."""
+    widths = (self.dim, self.dim, self.focal_level + 1)
+    features = self.f(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+    query, context, gates = features.split(widths, dim=1)
+    modulator = aggregation(
+        context, gates, list(self.focal_layers), normalize=self.normalize_modulator
+    )
+    out = (query * self.h(modulator)).permute(0, 2, 3, 1).contiguous()
+    return self.proj(self.norm(out)).permute(0, 3, 1, 2)
+
+
+FORWARDS = {FocalModulation: modulation_forward}
