@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from benchmarks.naive import FORWARDS, make_naive
 from torch import nn
 
-from benchmarks.naive import FORWARDS, make_naive
 from foveal import mixers
 from foveal.errors import FovealError
 from foveal.models.dat_local import ConvMlp, WindowAttention

@@ -11,7 +11,7 @@ from foveal.models.focalnet import FocalModulation
 def aggregation(
     context: Tensor, gates: Tensor, levels: Sequence[nn.Module], *, normalize: bool = False
 ) -> Tensor:
-    """Σ g^l ⊙ z^l over the levels and the global context, (b c h w), from (b c h w), (b L+1 h w)."""
+    """Σ g^l ⊙ z^l over levels and global context, (b c h w), from (b c h w) and (b L+1 h w)."""
     modulator = 0
     for index, depthwise in enumerate(levels):
         context = F.gelu(depthwise(context))
