@@ -86,10 +86,10 @@ def deformable_forward(self: DeformableAttention, x: Tensor) -> Tensor:
     query = self.query(x)
     position = positions_of(self, query)
     grouped = x.contiguous().view(position.shape[0], -1, h, w)
-    sampled = F.grid_sample(
-        grouped, position.flip(-1).to(x.dtype), mode="bilinear", align_corners=True
-    )
-    sampled = sampled.view(b, c, 1, -1)
+    # Positions in bfloat16 would be off by whole pixels, so the map is sampled in theirs.
+    grouped = grouped.to(position.dtype)
+    sampled = F.grid_sample(grouped, position.flip(-1), mode="bilinear", align_corners=True)
+    sampled = sampled.to(x.dtype).view(b, c, 1, -1)
     query, key, value = (
         t.reshape(b, self.num_heads, c // self.num_heads, -1).transpose(2, 3)
         for t in (query, self.key(sampled), self.value(sampled))
