@@ -81,10 +81,12 @@ def deformable_attention(
     return Cost(numbers * itemsize, 4 * positions * c * keys, 8 * positions * heads * keys)
 
 
-def depthwise(b: int, h: int, w: int, c: int, kernel: int, itemsize: int) -> Cost:
-    """One map in, one out."""
+def depthwise_convolution(
+    b: int, h: int, w: int, c: int, kernel: int, itemsize: int, *, gated: bool = False
+) -> Cost:
+    """One map in, one out, and a gate's in between; what is done to each number is free."""
     positions = b * h * w
-    numbers = 2 * positions * c + c * kernel**2
+    numbers = (2 + gated) * positions * c + c * kernel**2
     return Cost(numbers * itemsize, 0, 2 * positions * c * kernel**2)
 
 

@@ -17,11 +17,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from foveal.kernels.depthwise_convolution import depthwise_convolution
+from foveal.kernels.focal_aggregation import focal_aggregation
+
 from benchmarks import floors, naive, timing
-from foveal import mixers
 from foveal.kernels import launch
 from foveal.kernels.aggregated_attention import AttentionTerms, aggregated_attention
 from foveal.kernels.deformable_attention import deformable_attention
@@ -47,9 +49,6 @@ class Setup:
 
     def parameter(self, *shape: int) -> Tensor:
         return 0.02 * torch.randn(shape, device=self.device)
-
-    def module(self, module: nn.Module) -> Any:
-        return module.to(self.device, self.dtype).eval()
 
 
 @dataclass(frozen=True)
@@ -173,56 +172,75 @@ def deformable(setup: Setup) -> Iterator[Case]:
         )
 
 
+# What the convolution is part of, side, channels, kernel and what is done to its result.
+DEPTHWISE: tuple[tuple[str, int, int, int, dict[str, Any]], ...] = (
+    ("ConvGLU", 56, 384, 3, {"activation": "gelu"}),
+    ("ConvGLU", 14, 768, 3, {"activation": "gelu"}),
+    ("DAT++ MLP", 56, 256, 3, {"activation": "gelu", "residual": True}),
+    ("EfficientMod context", 56, 32, 7, {"activation": "gelu"}),
+    ("CloFormer q, k, v", 28, 96, 5, {}),
+    ("CloFormer q, k, v", 14, 192, 7, {}),
+)
+
+
 def depthwise(setup: Setup) -> Iterator[Case]:
-    """Between two linear layers, so channels last in and out."""
-    for side, channels, kernel in ((56, 96, 3), (28, 192, 5), (56, 32, 7), (14, 384, 7)):
-        conv = setup.module(
-            nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        )
+    """Between two linear layers, so channels last in and out; ConvGLU's is gated."""
+    for what, side, channels, kernel, options in DEPTHWISE:
+        gated = what == "ConvGLU"
 
-        def ours(x: Tensor, conv: nn.Module = conv) -> Tensor:
-            return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        def ours(
+            x: Tensor,
+            weight: Tensor,
+            bias: Tensor,
+            gate: Tensor | None = None,
+            options: dict[str, Any] = options,
+        ) -> Tensor:
+            return depthwise_convolution(x, weight, bias, gate=gate, **options)
 
-        def copied(x: Tensor, conv: nn.Module = conv) -> Tensor:
-            y = conv(x.permute(0, 3, 1, 2).contiguous())
-            return y.permute(0, 2, 3, 1).contiguous()
+        def draw(
+            side: int = side, channels: int = channels, kernel: int = kernel, gated: bool = gated
+        ) -> tuple[Any, ...]:
+            features = setup.normal(setup.batch, side, side, (1 + gated) * channels)
+            x, *gate = features.split(channels, -1)
+            weight, bias = setup.normal(channels, 1, kernel, kernel), setup.normal(channels)
+            return x, weight / kernel, bias, *gate
 
         yield Case(
             "depthwise convolution",
-            f"{side}², {channels} channels, {kernel} × {kernel}",
+            f"{what}: {side}², {channels} channels, {kernel} × {kernel}",
             ours,
-            {"naive": copied},
-            partial(lambda s, c: (setup.normal(setup.batch, s, s, c),), side, channels),
-            floors.depthwise(setup.batch, side, side, channels, kernel, setup.dtype.itemsize),
+            {"naive": partial(naive.depthwise.depthwise_convolution, **options)},
+            draw,
+            floors.depthwise_convolution(
+                setup.batch, side, side, channels, kernel, setup.dtype.itemsize, gated=gated
+            ),
         )
 
 
 def focal(setup: Setup) -> Iterator[Case]:
     """FocalNet-tiny-lrf between its two linear layers: three levels and the global context."""
+    kernels = (3, 5, 7)
+
+    def copied(context: Tensor, gates: Tensor, *weights: Tensor) -> Tensor:
+        context, gates = (t.permute(0, 3, 1, 2).contiguous() for t in (context, gates))
+        out = naive.focalnet.aggregation(context, gates, *weights)
+        return out.permute(0, 2, 3, 1).contiguous()
+
     for side, channels in zip(SIDES, (96, 192, 384, 768), strict=True):
-        mixer = setup.module(mixers.FocalModulation(channels, 3, 3))
-
-        # What `forward` does between f and h, which has no name of its own in the mixer.
-        def ours(context: Tensor, gates: Tensor, mixer: mixers.FocalModulation = mixer) -> Tensor:
-            return mixer._aggregate(mixer._contexts(context), gates)
-
-        def copied(context: Tensor, gates: Tensor, mixer: mixers.FocalModulation = mixer) -> Tensor:
-            context, gates = (t.permute(0, 3, 1, 2).contiguous() for t in (context, gates))
-            out = naive.focalnet.aggregation(context, gates, list(mixer.focal_layers))
-            return out.permute(0, 2, 3, 1).contiguous()
 
         def draw(side: int = side, channels: int = channels) -> tuple[Any, ...]:
             features = setup.normal(setup.batch, side, side, 2 * channels + 4)
-            return features[..., channels : 2 * channels], features[..., 2 * channels :]
+            _, context, gates = features.split((channels, channels, 4), -1)
+            return context, gates, *(setup.normal(channels, 1, k, k) / k for k in kernels)
 
         yield Case(
             "focal aggregation",
             f"{side}², {channels} channels, 3 levels",
-            ours,
+            focal_aggregation,
             {"naive": copied},
             draw,
             floors.focal_aggregation(
-                setup.batch, side, side, channels, (3, 5, 7), setup.dtype.itemsize
+                setup.batch, side, side, channels, kernels, setup.dtype.itemsize
             ),
         )
 

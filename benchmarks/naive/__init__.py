@@ -13,11 +13,22 @@ from types import MethodType
 
 from torch import Tensor, nn
 
-from benchmarks.naive import cloformer, dat, efficientmod, focalnet, transnext
+from benchmarks.naive import cloformer, dat, depthwise, efficientmod, focalnet, transnext
 from foveal.errors import FovealError
 from foveal.layers.image_input import ImageConv2d
 from foveal.models.cloformer import CloFormer
 from foveal.models.dat import DAT
+
+__all__ = [
+    "FORWARDS",
+    "cloformer",
+    "dat",
+    "depthwise",
+    "efficientmod",
+    "focalnet",
+    "make_naive",
+    "transnext",
+]
 
 Forward = Callable[..., Tensor]
 

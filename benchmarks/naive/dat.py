@@ -19,8 +19,12 @@ def deformable_attention(
     table: Tensor,
     query_y: Tensor,
     query_x: Tensor,
+    corner_aligned: bool = False,
 ) -> Tensor:
-    """As `foveal.kernels.deformable_attention`: the table sampled at every pair's displacement."""
+    """As `foveal.kernels.deformable_attention`: the table sampled at every pair's displacement.
+
+    Nothing is made of `corner_aligned`, the promise that the queries are evenly spaced.
+    """
     b, heads, h, w, d = q.shape
     groups, n = positions.shape[1:3]
     grid = torch.stack(torch.meshgrid(query_y, query_x, indexing="ij"), -1).view(1, 1, h * w, 1, 2)
