@@ -97,7 +97,7 @@ def peer_of(network: str, ours: nn.Module, size: int) -> tuple[str, nn.Module, i
     options: dict[str, Any] = {"drop_path_rate": 0.0} if "mobilevit" not in name else {}
     if "swin" in name:
         options["img_size"] = size
-    peer = timm.create_model(name, **options)
+    peer: Any = timm.create_model(name, **options)
     if name == network:
         official = foveal.convert_state_dict(network, ours.state_dict(), to_official=True)
         peer.load_state_dict(timm_focalnet.checkpoint_filter_fn({"model": official}, peer))
@@ -247,11 +247,11 @@ def page(results: list[Result], hardware: dict[str, Any], args: argparse.Namespa
             timing.table(columns, rows),
             "",
             "Ratios are medians of the rounds' ratios with p10–p90, above 1 where ours is faster; "
-            "A/A is ours against itself in the same rounds. Where a peer's images are larger than "
-            "ours its size stands beside its name. Per GFLOP: time over floating-point operations "
-            "of one image, counted by torch.utils.flop_counter, which knows matrix products and "
-            "convolutions; of ours those of the literal form. naive is ours by its literal "
-            "formulas (benchmarks/naive), held to the same logits.\n",
+            "≈ where A/A, ours against itself in the same rounds, spreads as far. Where a peer's "
+            "images are larger than ours its size stands beside its name. Per GFLOP: time over "
+            "floating-point operations of one image, counted by torch.utils.flop_counter, which "
+            "knows matrix products and convolutions; of ours those of the literal form. naive is "
+            "ours by its literal formulas (benchmarks/naive), held to the same logits.\n",
             timing.described(hardware),
             "",
         ]
@@ -261,13 +261,13 @@ def page(results: list[Result], hardware: dict[str, Any], args: argparse.Namespa
 def _rows(result: Result) -> list[list[str]]:
     race, ours = result.race, result.race.milliseconds["ours"].median
     rows = []
-    for name, ratio in race.times_faster.items():
+    for name, faster in race.times_faster.items():
         own = result.sizes[name] != result.size
         title = f"{name} at {result.sizes[name]}" if own else name
         work = result.gflop["ours"] / result.gflop[name]
-        per_flop = f"{ratio.median * work:.2f}" if name.startswith("timm") else "–"
+        per_flop = f"{faster.median * work:.2f}" if name.startswith("timm") else "–"
         row = [result.network, title, str(result.size), str(result.batch), f"{ours:.1f}"]
-        row += [f"{race.milliseconds[name].median:.1f}", f"{ratio:.2f}", per_flop]
+        row += [f"{race.milliseconds[name].median:.1f}", timing.ratio(race, name), per_flop]
         row.append(f"{race.noise:.2f}")
         memory = result.peak_memory_mb
         row += [f"{memory[n]:.0f}" for n in ("ours", name) if n in memory]
@@ -276,7 +276,7 @@ def _rows(result: Result) -> list[list[str]]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(PEERS))
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--prepared", action="store_true", help="foveal.prepare_for_inference")
@@ -288,7 +288,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile, all contestants")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of rounds, each comparison")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of rounds, each comparison")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     unknown = set(args.networks) - set(PEERS)
@@ -311,7 +311,8 @@ def main() -> None:
             contestants = contestants_of(network, size, args)
             for batch in args.batch:
                 results.append(measured(network, contestants, batch, args))
-                ratios = (f"{n} {r:.2f}" for n, r in results[-1].race.times_faster.items())
+                race = results[-1].race
+                ratios = (f"{n} {timing.ratio(race, n)}" for n in race.times_faster)
                 print(f"{network}, {size} pixels, batch {batch}: {'; '.join(ratios)}", flush=True)
     text = page(results, hardware, args)
     settings = {k: v for k, v in vars(args).items() if k != "output"}

@@ -346,9 +346,7 @@ def page(
     rows = []
     for result in results:
         race = result.race
-        ratios = [
-            f"{race.times_faster[n]:.2f}" for n in ("naive", "plain") if n in race.times_faster
-        ]
+        ratios = [timing.ratio(race, n) for n in ("naive", "plain") if n in race.times_faster]
         ratios += ["–"] * (against_plain and "plain" not in race.times_faster)
         floor = ["–", "–"] if args.train else [f"{result.floor_ms:.3f}"]
         floor += [] if args.train else [f"{result.percent_of_floor:.0f}"]
@@ -362,8 +360,9 @@ def page(
             timing.table(columns, rows),
             "",
             "Ratios are medians of the rounds' ratios with p10–p90, above 1 where ours is faster; "
-            "A/A is ours against itself in the same rounds. The floor is the larger of bytes over "
-            f"copy speed ({ceilings.bytes_per_second / 1e9:.1f} GB/s), products over matrix speed "
+            "≈ where A/A, ours against itself in the same rounds, spreads as far. The floor is the "
+            f"largest of bytes over copy speed ({ceilings.bytes_per_second / 1e9:.1f} GB/s), "
+            "products over matrix speed "
             f"({ceilings.matrix_flops / 1e9:.0f} GFLOP/s) and the rest over float32 speed "
             f"({ceilings.vector_flops / 1e9:.0f} GFLOP/s), all measured before; what fits into a "
             "cache can be faster than it.\n",
@@ -374,7 +373,7 @@ def page(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("operators", nargs="*", metavar="OPERATOR", help=", ".join(OPERATORS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -400,7 +399,7 @@ def main() -> None:
             race = results[-1].race
             print(
                 f"{case.operator}, {case.size}: {race.milliseconds['ours'].median:.3f} ms, "
-                f"{race.times_faster['naive']:.2f} times faster than naive",
+                f"{timing.ratio(race, 'naive')} times faster than naive",
                 flush=True,
             )
     text = page(results, ceilings, hardware, args)

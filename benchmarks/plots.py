@@ -57,7 +57,8 @@ def accuracy(files: Sequence[Path], output: Path, batch: int = 1) -> None:
             top1 = WEIGHTS[label][0].top1 if ours else PEER_TOP1.get(name)
             if top1 is not None:
                 points[label] = (spread["median"] / batch, top1, ours)
-    for ours, name, style in ((True, "Foveal", "o"), (False, "timm", "s")):
+    kinds = ((True, "Foveal", "o"), (False, "timm", "s"))
+    for ours, name, style in kinds:
         chosen = [(ms, top1) for ms, top1, mine in points.values() if mine == ours]
         colour = COLOURS[0] if ours else "#888888"
         axes.scatter(*zip(*chosen, strict=True), c=colour, marker=style, label=name, zorder=3)
@@ -77,7 +78,7 @@ def scaling(files: Sequence[Path], output: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     curves = [curve for record in records for curve in record["results"]]
     for index, curve in enumerate(curves):
-        style = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7], "markersize": 5}
+        style: dict[str, Any] = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7]}
         sizes = [point["size"] for point in curve["points"]]
         seconds = [point["milliseconds"]["median"] / 1e3 for point in curve["points"]]
         memory = [point["peak_mb"] for point in curve["points"]]
@@ -121,8 +122,9 @@ def roofline(files: Sequence[Path], output: Path) -> None:
         }
         colour, marker = COLOURS[index % 7], MARKERS[index % 7]
         axes.vlines(xs, speeds["naive"], speeds["ours"], color=colour, linewidth=0.8, zorder=2)
-        hollow = {"facecolors": "white", "edgecolors": colour}
-        axes.scatter(xs, speeds["naive"], marker=marker, zorder=3, **hollow)
+        axes.scatter(
+            xs, speeds["naive"], marker=marker, zorder=3, facecolors="white", edgecolors=colour
+        )
         axes.scatter(xs, speeds["ours"], marker=marker, color=colour, label=operator, zorder=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -148,7 +150,7 @@ def _name_points(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
     for label, at in points.items():
         boxes = []
         for dx, dy, align in sides:
-            style = {"fontsize": 8, "ha": align, "textcoords": "offset points"}
+            style: dict[str, Any] = {"fontsize": 8, "ha": align, "textcoords": "offset points"}
             text = axes.annotate(label, at, xytext=(dx, dy), **style)
             boxes.append((text, text.get_window_extent()))
         covered = [sum(box.overlaps(other) for other in taken) for _, box in boxes]
@@ -187,7 +189,7 @@ KINDS: dict[str, tuple[Callable[..., None], str]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--batch", type=int, default=1, help="of the accuracy picture")

@@ -114,7 +114,7 @@ def measure(network: str, size: int, args: argparse.Namespace, answer: Connectio
 
 def point(network: str, size: int, args: argparse.Namespace) -> Point:
     """`measure` in a fresh process, forked before PyTorch has started threads here."""
-    context = multiprocessing.get_context("fork" if args.device == "cpu" else "spawn")
+    context: Any = multiprocessing.get_context("fork" if args.device == "cpu" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(network, size, args, sender))
     process.start()
@@ -178,7 +178,7 @@ def page(curves: list[Curve], hardware: dict[str, Any], args: argparse.Namespace
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="; ".join(NETWORKS))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--device", default="cpu")

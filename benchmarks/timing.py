@@ -223,6 +223,11 @@ def beyond_noise(race: Race, name: str) -> bool:
     return not low <= race.times_faster[name].median <= high
 
 
+def ratio(race: Race, name: str) -> str:
+    """How many times faster the first is, with ≈ where that may as well be noise."""
+    return f"{race.times_faster[name]:.2f}{'' if beyond_noise(race, name) else ' ≈'}"
+
+
 def hardware(device: torch.device) -> dict[str, Any]:
     """Where and with what a measurement was made."""
     found: dict[str, Any] = {

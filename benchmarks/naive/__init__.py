@@ -10,6 +10,7 @@ down on purpose. Where a published network is channels-first from end to end, so
 import copy
 from collections.abc import Callable
 from types import MethodType
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ __all__ = [
     "transnext",
 ]
 
+M = TypeVar("M", bound=nn.Module)
 Forward = Callable[..., Tensor]
 
 FORWARDS: dict[type[nn.Module], Forward] = {
@@ -42,7 +44,7 @@ FORWARDS: dict[type[nn.Module], Forward] = {
 CHANNELS_FIRST = (CloFormer, DAT)
 
 
-def make_naive(model: nn.Module) -> nn.Module:
+def make_naive(model: M) -> M:
     """A copy of a network or mixer that shares its parameters and computes them literally.
 
     Raises:

@@ -90,7 +90,7 @@ def deformable_forward(self: DeformableAttention, x: Tensor) -> Tensor:
     query = self.query(x)
     position = positions_of(self, query)
     grouped = x.contiguous().view(position.shape[0], -1, h, w)
-    # Positions in bfloat16 would be off by whole pixels, so the map is sampled in theirs.
+    # In bfloat16 positions would be a tenth of a cell off, so the map is sampled in theirs.
     grouped = grouped.to(position.dtype)
     sampled = F.grid_sample(grouped, position.flip(-1), mode="bilinear", align_corners=True)
     sampled = sampled.to(x.dtype).view(b, c, 1, -1)
@@ -98,13 +98,17 @@ def deformable_forward(self: DeformableAttention, x: Tensor) -> Tensor:
         t.reshape(b, self.num_heads, c // self.num_heads, -1).transpose(2, 3)
         for t in (query, self.key(sampled), self.value(sampled))
     )
+    query_y, query_x = (
+        _query_axis(side, position, corner_aligned=self.corner_aligned) for side in (h, w)
+    )
     out = deformable_attention(
         query.unflatten(2, (h, w)),
         key,
         value,
         position.view(b, self.num_groups, -1, 2),
         self.position_bias.table,
-        *(_query_axis(side, position, corner_aligned=self.corner_aligned) for side in (h, w)),
+        query_y,
+        query_x,
     )
     return self.proj(out.permute(0, 1, 4, 2, 3).reshape(b, c, h, w))
 

@@ -17,8 +17,8 @@ def aggregation(
     modulator = 0
     for index, weight in enumerate(weights):
         padding = dilation * (weight.shape[-1] // 2)
-        conv = {"padding": padding, "dilation": dilation, "groups": weight.shape[0]}
-        context = F.gelu(F.conv2d(context, weight, **conv))
+        context = F.conv2d(context, weight, None, 1, padding, dilation, weight.shape[0])
+        context = F.gelu(context)
         modulator = modulator + context * gates[:, index : index + 1]
     everywhere = F.gelu(context.mean(2, keepdim=True).mean(3, keepdim=True))
     modulator = modulator + everywhere * gates[:, len(weights) :]

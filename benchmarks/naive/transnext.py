@@ -109,13 +109,15 @@ def aggregated_forward(self: AggregatedAttention, x: Tensor) -> Tensor:
     """`AggregatedAttention.forward`."""
     heads = (self.num_heads, -1)
     height, width = x.shape[2:]
-    cells = [self.pool_size or max(side // self.sr_ratio, 1) for side in (height, width)]
+    rows, columns = (self.pool_size or max(n // self.sr_ratio, 1) for n in (height, width))
     tokens = x.permute(0, 2, 3, 1)
-    key, value = self.kv(tokens).chunk(2, -1)
-    pooled = F.adaptive_avg_pool2d(F.gelu(self.sr(x.contiguous())), cells)
+    near = self.kv(tokens).chunk(2, -1)
+    pooled = F.adaptive_avg_pool2d(F.gelu(self.sr(x.contiguous())), (rows, columns))
     pooled = self.norm(pooled.permute(0, 2, 3, 1).contiguous())
-    pooled_key, pooled_value = self.kv(pooled).chunk(2, -1)
-    parts = (self.q(tokens), key, value, pooled_key, pooled_value)
+    far = self.kv(pooled).chunk(2, -1)
+    query, key, value, pooled_key, pooled_value = (
+        t.unflatten(-1, heads) for t in (self.q(tokens), *near, *far)
+    )
     terms = AttentionTerms(
         self.query_embedding.squeeze(1),
         F.softplus(self.temperature.flatten()),
@@ -124,7 +126,7 @@ def aggregated_forward(self: AggregatedAttention, x: Tensor) -> Tensor:
         self.learnable_bias.squeeze(1),
     )
     bias = _bias_of(self.position_bias)
-    out = aggregated_attention(*(t.unflatten(-1, heads) for t in parts), terms, bias)
+    out = aggregated_attention(query, key, value, pooled_key, pooled_value, terms, bias)
     return self.proj(out.flatten(3)).permute(0, 3, 1, 2)
 
 
