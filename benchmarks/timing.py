@@ -51,7 +51,7 @@ class Effort:
     Attributes:
         rounds: at most.
         seconds: of all rounds together; the rounds end after it, yet not before the third.
-        warm_up: calls of each contestant whose time does not count.
+        warm_up: calls of each contestant whose time does not count, one at least.
         sample_ms: a sample repeats its contestant until it lasts this long.
     """
 
@@ -134,9 +134,9 @@ def race(
     before = _parity(alike, given, 0, tolerance)
     repeats = {}
     for name, call in contestants.items():
-        for index in range(effort.warm_up):
-            call(*given[name][index % len(given[name])])
-        once = milliseconds_of(call, given[name], 1, device)
+        once = math.inf
+        for index in range(max(effort.warm_up, 1)):
+            once = min(once, milliseconds_of(call, given[name], 1, device, first=index))
         repeats[name] = max(1, math.ceil(effort.sample_ms / max(once, 1e-3)))
     times: dict[str, list[float]] = {name: [] for name in (*names, AGAIN)}
     # The first's two turns lie apart, so that their ratio sees what other contestants' ratios see.
