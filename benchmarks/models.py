@@ -290,7 +290,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=12.0, help="of rounds, each comparison")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     unknown = set(args.networks) - set(PEERS)
     if unknown:
         parser.error(f"no peer is named for {sorted(unknown)}: choose from {', '.join(PEERS)}")

@@ -383,7 +383,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of rounds, each case")
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     unknown = set(args.operators) - set(OPERATORS)
     if unknown:
         parser.error(f"no operator {sorted(unknown)}: choose from {', '.join(OPERATORS)}")

@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--batch", type=int, default=1, help="of the accuracy picture")
     parser.add_argument("--output", type=Path, help="default: KIND.png beside the first file")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     draw, default = KINDS[args.kind]
     files = args.files or [RESULTS / default]
     missing = [str(file) for file in files if not file.exists()]

@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=6.0, help="of passes, each size")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     unknown = set(args.networks) - set(NETWORKS)
     if unknown:
         parser.error(f"no network {sorted(unknown)}: choose from {'; '.join(NETWORKS)}")
