@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from foveal.kernels.depthwise_convolution import depthwise_convolution
-from foveal.kernels.focal_aggregation import focal_aggregation
-
 from benchmarks import floors, naive, timing
 from foveal.kernels import launch
 from foveal.kernels.aggregated_attention import AttentionTerms, aggregated_attention
 from foveal.kernels.deformable_attention import deformable_attention
+from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.dispatch import use_backend
+from foveal.kernels.focal_aggregation import focal_aggregation
 from foveal.kernels.gated_product import gated_product
 from foveal.kernels.neighborhood_attention import neighborhood_attention
 from foveal.kernels.position_bias import BiasMLP, LogSpacedBias

@@ -12,8 +12,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 P = ParamSpec("P")
 
 MAX_BYTES = 64 * 2**20
+# What is made from frozen parameters is larger: a table for every block of a network.
+MAX_KEPT_BYTES = 256 * 2**20
 
 _cache: OrderedDict[tuple, Tensor] = OrderedDict()
+_kept: OrderedDict[tuple, Tensor] = OrderedDict()
 _frozen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -36,7 +39,7 @@ def table(build: Callable[P, Tensor]) -> Callable[P, Tensor]:
         with torch.inference_mode(False), torch.no_grad():
             result = build(*args, **kwargs)
         if type(result) is Tensor and result.device.type != "meta":
-            _remember(key, result)
+            _remember(_cache, MAX_BYTES, key, result)
         return result
 
     return cached
@@ -59,23 +62,32 @@ def kept(parameter: Tensor, name: tuple[Hashable, ...], make: Callable[[], Tenso
     # A parameter that was written to in spite of the promise has another version.
     memory = (parameter.device, parameter.dtype, parameter.data_ptr(), parameter._version)
     key = (_frozen[parameter], *memory, *name)
-    if key in _cache:
-        _cache.move_to_end(key)
-        return _cache[key]
+    if key in _kept:
+        _kept.move_to_end(key)
+        return _kept[key]
     with torch.inference_mode(False), torch.no_grad():
         made = make()
-    _remember(key, made)
+    _remember(_kept, MAX_KEPT_BYTES, key, made)
     return made
 
 
 def cached_bytes() -> int:
     """Memory that the tables take."""
-    return sum(t.untyped_storage().nbytes() for t in _cache.values())
+    return _bytes(_cache)
 
 
-def _remember(key: tuple, result: Tensor) -> None:
-    if result.untyped_storage().nbytes() > MAX_BYTES // 4:
+def kept_bytes() -> int:
+    """Memory that what was made from frozen parameters takes."""
+    return _bytes(_kept)
+
+
+def _bytes(tables: OrderedDict[tuple, Tensor]) -> int:
+    return sum(t.untyped_storage().nbytes() for t in tables.values())
+
+
+def _remember(tables: OrderedDict[tuple, Tensor], limit: int, key: tuple, result: Tensor) -> None:
+    if result.untyped_storage().nbytes() > limit // 4:
         return
-    _cache[key] = result
-    while cached_bytes() > MAX_BYTES:
-        _cache.popitem(last=False)
+    tables[key] = result
+    while _bytes(tables) > limit:
+        tables.popitem(last=False)

@@ -21,7 +21,7 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
 
     Batch normalisation is folded into the convolution before it and LayerScale into the layer
     before it; tables made from parameters (position biases) are kept for each image size, up to
-    64 MiB in all; linear layers and 1 × 1 convolutions lay out their weights once for float32 on a
+    256 MiB in all; linear layers and 1 × 1 convolutions lay out their weights once for float32 on a
     CPU, which takes the weights' memory a second time. Outputs equal the original's to 1e-5. The
     copy is in evaluation mode and no parameter requires a gradient: train the original.
 

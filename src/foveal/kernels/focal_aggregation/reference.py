@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ def gated_sum(contexts: Sequence[Tensor], gates: Tensor, normalize: bool) -> Ten
     """Σ g^l ⊙ z^l, divided by the number of contexts if `normalize`."""
     total = contexts[0] * gates[..., :1]
     for level, context in enumerate(contexts[1:], start=1):
-        total = total + context * gates[..., level : level + 1]
+        total = torch.addcmul(total, context, gates[..., level : level + 1])
     return total / len(contexts) if normalize else total
 
 
