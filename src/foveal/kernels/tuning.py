@@ -35,7 +35,7 @@ def _triton() -> str:
 
 
 _DEFAULT = {
-    "aggregated_attention.forward": Blocks({"BM": 64, "BN": 64}, warps=8, stages=1),
+    "aggregated_attention.forward": Blocks({"BM": 64, "BN": 32}, warps=8, stages=1),
     "aggregated_attention.queries": Blocks({"BM": 64, "BN": 64}, warps=8, stages=1),
     "aggregated_attention.keys": Blocks({"BM": 64}, warps=4, stages=1),
     "aggregated_attention.pooled": Blocks({"BM": 64, "BN": 64}, warps=4, stages=1),

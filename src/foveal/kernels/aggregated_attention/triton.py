@@ -66,10 +66,10 @@ def log_seen(pixel, height, width, cells, K: tl.constexpr):
 
 @triton.jit
 def load_bias(
-    bias, rows, columns, head, heads, pixel, cell, real, width, pixels, cells, cells_wide,
+    bias, rows, columns, head, heads, first, pixel, cell, real, width, pixels, cells, cells_wide,
     table_width, TABLE: tl.constexpr,
 ):  # fmt: skip
-    """B of queries by pooled cells, from the dense tensor or from the table."""
+    """B of queries from pixel `first` on by pooled cells, from the dense tensor or the table."""
     if TABLE:
         cells_high = cells // cells_wide
         y = (pixel // width)[:, None] * cells_high + (cell // cells_wide)[None, :]
@@ -78,14 +78,15 @@ def load_bias(
         column = tl.load(columns + x, mask=real, other=0)
         at = (row * table_width + column) * heads + head
     else:
-        at = (head.to(tl.int64) * pixels + pixel[:, None]) * cells + cell[None, :]
+        bias += (head.to(tl.int64) * pixels + first) * cells
+        at = (pixel - first)[:, None] * cells + cell[None, :]
     return tl.load(bias + at, mask=real, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def pooled_logits(
-    q, inverse_q, scaling, embedding, pooled_key, bias, rows, columns, image, head, heads, pixel,
-    here, start, width, pixels, cells, cells_wide, table_width, pk_step,
+    q, inverse_q, scaling, embedding, pooled_key, bias, rows, columns, image, head, heads, first,
+    pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
     TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Of the pooled cells from `start`: keys, their inverse norms, (q̂ + QE)·k̂ and the logits."""
@@ -99,8 +100,8 @@ def pooled_logits(
     cosine = (product * inverse_q[:, None] + embedded[None, :]) * inverse_k[None, :]
     real = here[:, None] & exists[None, :]
     b = load_bias(
-        bias, rows, columns, head, heads, pixel, cell, real, width, pixels, cells, cells_wide,
-        table_width, TABLE,
+        bias, rows, columns, head, heads, first, pixel, cell, real, width, pixels, cells,
+        cells_wide, table_width, TABLE,
     )  # fmt: skip
     logits = tl.where(exists[None, :], cosine * scaling[:, None] + b, float("-inf"))
     return k, inverse_k, cosine, logits
@@ -118,7 +119,8 @@ def forward_kernel(
     head = tl.program_id(0)
     image = tl.program_id(2).to(tl.int64)
     pixels = height * width
-    pixel = tl.program_id(1) * BM + tl.arange(0, BM)
+    first = tl.program_id(1) * BM
+    pixel = first + tl.arange(0, BM)
     here = pixel < pixels
     channel = tl.arange(0, DP)
     q = load_tile(query, image, pixels, head, pixel, here, q_step, D, DP, ALIGN)
@@ -146,9 +148,9 @@ def forward_kernel(
 
     mixed = tl.zeros((BM, DP), tl.float32)
     for start in range(0, cells, BN):
-        k, inverse_k, cosine, logits = pooled_logits(
-            q, inverse_q, scaling, e, pooled_key, bias, rows, columns, image, head, heads, pixel,
-            here, start, width, pixels, cells, cells_wide, table_width, pk_step,
+        _, _, _, logits = pooled_logits(
+            q, inverse_q, scaling, e, pooled_key, bias, rows, columns, image, head, heads, first,
+            pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
             TABLE, D, DP, ALIGN, BN,
         )  # fmt: skip
         higher = tl.maximum(top, tl.max(logits, 1))
@@ -156,8 +158,8 @@ def forward_kernel(
         p = tl.exp(logits - higher[:, None])
         total = total * shrunk + tl.sum(p, 1)
         at = start + tl.arange(0, BN)
-        v = load_tile(pooled_value, image, cells, head, at, at < cells, pv_step, D, DP, ALIGN)
-        mixed = tl.dot(p.to(v.dtype), v, mixed * shrunk[:, None], input_precision="ieee")
+        values = load_tile(pooled_value, image, cells, head, at, at < cells, pv_step, D, DP, ALIGN)
+        mixed = tl.dot(p.to(values.dtype), values, mixed * shrunk[:, None], input_precision="ieee")
         top = higher
 
     mixed = mixed / total[:, None]

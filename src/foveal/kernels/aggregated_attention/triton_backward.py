@@ -1,0 +1,502 @@
+"""The backward pass of aggregated attention in Triton: four kernels, none with atomic additions.
+
+query_kernel has the queries: their gradient, and sums over all queries for what is learned. What
+window keys and values need of each query it leaves behind, for key_kernel to gather; pooled keys
+and values go through all queries themselves, in pooled_kernel. Every weight is computed anew from
+the logarithm of the softmax's sum. With p the weights, dp their gradients,
+
+    ds(i, j) = p(i, j) (dp(i, j) − δ(i)),   δ(i) = Σ_j p(i, j) dp(i, j)
+
+and δ is not dO·O, of which the positional weights have a part.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from foveal.kernels import launch
+from foveal.kernels.aggregated_attention.triton import (
+    Inputs,
+    as_rows,
+    inverse_norm,
+    load_tile,
+    log_seen,
+    normalize_backward,
+    pooled_logits,
+    step_of,
+    window_cell,
+)
+from foveal.kernels.tuning import blocks
+
+# Programs of query_kernel from which images are not divided among more of them.
+ENOUGH_PROGRAMS = 1024
+
+
+@triton.jit
+def pooled_weights(
+    q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows, columns, image, head,
+    heads, first, pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
+    pv_step, TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
+    BN: tl.constexpr,
+):  # fmt: skip
+    """Of the pooled cells from `start`: keys, their inverse norms, (q̂ + QE)·k̂, p and dp."""
+    keys, inverse_k, cosine, logits = pooled_logits(
+        q, inverse_q, scaling, e, pooled_key, bias, rows, columns, image, head, heads, first,
+        pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
+        TABLE, D, DP, ALIGN, BN,
+    )  # fmt: skip
+    cell = start + tl.arange(0, BN)
+    values = load_tile(pooled_value, image, cells, head, cell, cell < cells, pv_step, D, DP, ALIGN)
+    dp = tl.dot(do, tl.trans(values), input_precision="ieee")
+    return keys, inverse_k, cosine, tl.exp(logits - top[:, None]), dp
+
+
+@triton.jit
+def query_kernel(
+    query, key, value, pooled_key, pooled_value, embedding, scale, local_bias, tokens, token_bias,
+    bias, rows, columns, gradient, lse, d_query, d_bias, learned, delta_out, ds_out, share_out,
+    batch, parts_of_batch,
+    heads, height, width, cells, cells_wide, table_width, q_step, k_step, v_step, pk_step, pv_step,
+    TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    KP: tl.constexpr, ONE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """BM queries of one head, one image after the other; ONE block has all pooled cells.
+
+    `learned` (parts, heads, ·) takes the sums over the program's queries, in this order: query
+    embedding (its window part), scale, local bias, token bias, tokens. For every query and window
+    cell, (b, heads, K², h·w), `ds_out` takes ds times the query's scale, `share_out` the value's
+    weight.
+    """
+    head = tl.program_id(0)
+    part = tl.program_id(2)
+    pixels = height * width
+    first = tl.program_id(1) * BM
+    pixel = first + tl.arange(0, BM)
+    here = pixel < pixels
+    channel = tl.arange(0, DP)
+    column = tl.arange(0, KP)[None, :]
+    e = tl.load(embedding + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
+    seen = log_seen(pixel, height, width, cells, K)
+    scaling = tl.load(scale + head).to(tl.float32) * seen
+
+    embedding_sum = tl.zeros((BM, DP), tl.float32)
+    scale_sum = tl.zeros((BM,), tl.float32)
+    local_sum = tl.zeros((BM, KP), tl.float32)
+    token_sum = tl.zeros((BM, KP), tl.float32)
+    tokens_sum = tl.zeros((DP, KP), tl.float32)
+    bias_sum = tl.zeros((BM, BN), tl.float32)
+    d_bias += (part.to(tl.int64) * heads + head) * pixels * cells
+    for image_number in range(part, batch, parts_of_batch):
+        image = tl.full((), 0, tl.int64) + image_number
+        row = (image * heads + head) * pixels
+        q = load_tile(query, image, pixels, head, pixel, here, q_step, D, DP, ALIGN)
+        wide_q = q.to(tl.float32)
+        inverse_q = inverse_norm(wide_q)
+        unit = wide_q * inverse_q[:, None]
+        # Steps of the output's gradient are its own: it is contiguous.
+        do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
+        wide_do = do.to(tl.float32)
+        # Without a place in the map all weights are 0.
+        top = tl.load(lse + row + pixel, mask=here, other=float("inf"))
+
+        # The window. Σ ds k̂ = Σ p dp k̂ − δ Σ p k̂: its keys are read once, before δ is known.
+        delta = tl.zeros((BM,), tl.float32)
+        weighted = tl.zeros((BM, DP), tl.float32)
+        mean = tl.zeros((BM, DP), tl.float32)
+        from_tokens = tl.zeros((BM, DP), tl.float32)
+        weights = tl.zeros((BM, KP), tl.float32)
+        d_weights = tl.zeros((BM, KP), tl.float32)
+        cosines = tl.zeros((BM, KP), tl.float32)
+        shares = tl.zeros((BM, KP), tl.float32)
+        for cell in tl.static_range(K * K):
+            near, inside = window_cell(
+                pixel, here, height, width, cell // K - K // 2, cell % K - K // 2
+            )
+            k = load_tile(key, image, pixels, head, near, inside, k_step, D, DP, ALIGN)
+            unit_k = k.to(tl.float32)
+            unit_k = unit_k * inverse_norm(unit_k)[:, None]
+            v = load_tile(value, image, pixels, head, near, inside, v_step, D, DP, ALIGN)
+            cosine = tl.sum((unit + e[None, :]) * unit_k, 1)
+            logit = cosine * scaling + tl.load(local_bias + head * K * K + cell).to(tl.float32)
+            p = tl.where(inside, tl.exp(logit - top), 0.0)
+            dp = tl.sum(wide_do * v.to(tl.float32), 1)
+            t = tl.load(tokens + (head * D + channel) * K * K + cell, mask=channel < D, other=0.0)
+            t = t.to(tl.float32)
+            share = p + tl.sum(unit * t[None, :], 1)
+            share += tl.load(token_bias + head * K * K + cell).to(tl.float32)
+            delta += p * dp
+            weighted += (p * dp)[:, None] * unit_k
+            mean += p[:, None] * unit_k
+            from_tokens += dp[:, None] * t[None, :]
+            weights = tl.where(column == cell, p[:, None], weights)
+            d_weights = tl.where(column == cell, dp[:, None], d_weights)
+            cosines = tl.where(column == cell, cosine[:, None], cosines)
+            shares = tl.where(column == cell, share[:, None], shares)
+
+        # The pooled cells.
+        if ONE:
+            keys, inverse_k, far_cosine, far_p, far_dp = pooled_weights(
+                q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows, columns,
+                image, head, heads, first, pixel, here, 0, width, pixels, cells, cells_wide,
+                table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+            )  # fmt: skip
+            delta += tl.sum(far_p * far_dp, 1)
+            far_ds = far_p * (far_dp - delta[:, None])
+            bias_sum += far_ds
+            slope = tl.sum(far_ds * far_cosine, 1)
+            pulled = tl.dot(
+                (far_ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee"
+            )
+        else:
+            for start in range(0, cells, BN):
+                keys, inverse_k, far_cosine, far_p, far_dp = pooled_weights(
+                    q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows,
+                    columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
+                    cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+                )  # fmt: skip
+                delta += tl.sum(far_p * far_dp, 1)
+            slope = tl.zeros((BM,), tl.float32)
+            pulled = tl.zeros((BM, DP), tl.float32)
+            for start in range(0, cells, BN):
+                keys, inverse_k, far_cosine, far_p, far_dp = pooled_weights(
+                    q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows,
+                    columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
+                    cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+                )  # fmt: skip
+                far_ds = far_p * (far_dp - delta[:, None])
+                slope += tl.sum(far_ds * far_cosine, 1)
+                pulled += tl.dot(
+                    (far_ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee"
+                )
+                # Nobody else has this part of the bias: it is summed over images in memory.
+                cell = start + tl.arange(0, BN)[None, :]
+                at = pixel.to(tl.int64)[:, None] * cells + cell
+                ours = here[:, None] & (cell < cells)
+                again = ours & (tl.zeros((BM, 1), tl.int32) + image_number != part)
+                sum_before = tl.load(d_bias + at, mask=again, other=0.0)
+                tl.store(d_bias + at, sum_before + far_ds, mask=ours)
+            # Sums are read by other threads than wrote them.
+            tl.debug_barrier()
+
+        near_pulled = weighted - delta[:, None] * mean
+        ds = weights * (d_weights - delta[:, None])
+        slope += tl.sum(ds * cosines, 1)
+        d_unit = (near_pulled + pulled) * scaling[:, None] + from_tokens
+        at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
+        dq = normalize_backward(d_unit, wide_q, inverse_q)
+        tl.store(d_query + at, dq, mask=here[:, None] & (channel[None, :] < D))
+        tl.store(delta_out + row + pixel, delta, mask=here)
+        left = here[:, None] & (column < K * K)
+        at = row * K * K + column * pixels + pixel[:, None]
+        tl.store(ds_out + at, ds * scaling[:, None], mask=left)
+        tl.store(share_out + at, shares, mask=left)
+
+        embedding_sum += near_pulled * scaling[:, None]
+        scale_sum += slope * seen
+        local_sum += ds
+        token_sum += d_weights
+        tokens_sum = tl.dot(tl.trans(unit), d_weights, tokens_sum, input_precision="ieee")
+
+    if ONE:
+        cell = tl.arange(0, BN)[None, :]
+        at = pixel.to(tl.int64)[:, None] * cells + cell
+        tl.store(d_bias + at, bias_sum, mask=here[:, None] & (cell < cells))
+    learned += ((part * tl.num_programs(1) + tl.program_id(1)) * heads + head) * (
+        D + 1 + 2 * K * K + D * K * K
+    )
+    window = tl.arange(0, KP)
+    tl.store(learned + channel, tl.sum(embedding_sum, 0), mask=channel < D)
+    tl.store(learned + D, tl.sum(scale_sum, 0))
+    tl.store(learned + D + 1 + window, tl.sum(local_sum, 0), mask=window < K * K)
+    tl.store(learned + D + 1 + K * K + window, tl.sum(token_sum, 0), mask=window < K * K)
+    at = D + 1 + 2 * K * K + channel[:, None] * K * K + column
+    tl.store(learned + at, tokens_sum, mask=(channel[:, None] < D) & (column < K * K))
+
+
+@triton.jit
+def key_kernel(
+    query, key, embedding, gradient, ds_in, share_in, d_key, d_value,
+    heads, height, width, q_step, k_step,
+    ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """BM keys and values of one head: in cell j of whose window they are, gathers from there."""
+    head = tl.program_id(0)
+    image = tl.program_id(2).to(tl.int64)
+    pixels = height * width
+    pixel = tl.program_id(1) * BM + tl.arange(0, BM)
+    here = pixel < pixels
+    channel = tl.arange(0, DP)
+    e = tl.load(embedding + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
+    row = (image * heads + head) * K * K * pixels
+    d_unit = tl.zeros((BM, DP), tl.float32)
+    dv = tl.zeros((BM, DP), tl.float32)
+    embedded = tl.zeros((BM,), tl.float32)
+    for cell in tl.static_range(K * K):
+        near, inside = window_cell(pixel, here, height, width, K // 2 - cell // K, K // 2 - cell % K)
+        ds = tl.load(ds_in + row + cell * pixels + near, mask=inside, other=0.0).to(tl.float32)
+        share = tl.load(share_in + row + cell * pixels + near, mask=inside, other=0.0)
+        q = load_tile(query, image, pixels, head, near, inside, q_step, D, DP, ALIGN)
+        q = q.to(tl.float32)
+        do = load_tile(gradient, image, pixels, head, near, inside, heads * D, D, DP, 1)
+        d_unit += (ds * inverse_norm(q))[:, None] * q
+        embedded += ds
+        dv += share.to(tl.float32)[:, None] * do.to(tl.float32)
+    d_unit += embedded[:, None] * e[None, :]
+    k = load_tile(key, image, pixels, head, pixel, here, k_step, D, DP, ALIGN).to(tl.float32)
+    at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
+    stored = here[:, None] & (channel[None, :] < D)
+    tl.store(d_key + at, normalize_backward(d_unit, k, inverse_norm(k)), mask=stored)
+    tl.store(d_value + at, dv, mask=stored)
+
+
+@triton.jit
+def pooled_kernel(
+    query, pooled_key, pooled_value, embedding, scale, bias, rows, columns, gradient, lse, delta_in,
+    d_pooled_key, d_pooled_value, d_embedding,
+    heads, height, width, cells, cells_wide, table_width, q_step, pk_step, pv_step,
+    TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """BN pooled keys and values of one head and image go through all its queries."""
+    head = tl.program_id(0)
+    image = tl.program_id(2).to(tl.int64)
+    pixels = height * width
+    start = tl.program_id(1) * BN
+    channel = tl.arange(0, DP)
+    e = tl.load(embedding + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
+    learned_scale = tl.load(scale + head).to(tl.float32)
+    row = (image * heads + head) * pixels
+    d_unit = tl.zeros((BN, DP), tl.float32)
+    dv = tl.zeros((BN, DP), tl.float32)
+    total = tl.zeros((BN,), tl.float32)
+    for first in range(0, pixels, BM):
+        pixel = first + tl.arange(0, BM)
+        here = pixel < pixels
+        q = load_tile(query, image, pixels, head, pixel, here, q_step, D, DP, ALIGN)
+        inverse_q = inverse_norm(q.to(tl.float32))
+        scaling = learned_scale * log_seen(pixel, height, width, cells, K)
+        do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
+        top = tl.load(lse + row + pixel, mask=here, other=float("inf"))
+        delta = tl.load(delta_in + row + pixel, mask=here, other=0.0)
+        keys, inverse_k, cosine, p, dp = pooled_weights(
+            q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows, columns,
+            image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide,
+            table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+        )  # fmt: skip
+        ds = p * (dp - delta[:, None]) * scaling[:, None]
+        dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
+        pulled = (ds * inverse_q[:, None]).to(q.dtype)
+        d_unit = tl.dot(tl.trans(pulled), q, d_unit, input_precision="ieee")
+        total += tl.sum(ds, 0)
+    d_unit += total[:, None] * e[None, :]
+    cell = start + tl.arange(0, BN)
+    exists = cell < cells
+    k = load_tile(pooled_key, image, cells, head, cell, exists, pk_step, D, DP, ALIGN)
+    wide_k = k.to(tl.float32)
+    inverse = inverse_norm(wide_k)
+    at = (image * cells + cell[:, None]) * heads * D + head * D + channel[None, :]
+    stored = exists[:, None] & (channel[None, :] < D)
+    tl.store(d_pooled_key + at, normalize_backward(d_unit, wide_k, inverse), mask=stored)
+    tl.store(d_pooled_value + at, dv, mask=stored)
+    # What the query embedding has from these keys: their ds are not rounded to low precision.
+    from_keys = tl.sum((total * inverse)[:, None] * wide_k, 0)
+    at = ((image * tl.num_programs(1) + tl.program_id(1)) * heads + head) * D + channel
+    tl.store(d_embedding + at, from_keys, mask=channel < D)
+
+
+@triton.jit
+def table_kernel(
+    d_bias, row_found, column_found, d_table,
+    heads, height, width, cells_high, cells_wide, table_width,
+    BC: tl.constexpr,
+):  # fmt: skip
+    """One row of the table: each entry gathers from every pooled cell the query that reads it."""
+    table_row = tl.program_id(0)
+    head = tl.program_id(2)
+    entry = tl.program_id(1) * BC + tl.arange(0, BC)
+    total = tl.zeros((BC,), tl.float32)
+    for a in range(cells_high):
+        y = tl.load(row_found + table_row * cells_high + a) + tl.zeros((BC,), tl.int64)
+        for b in range(cells_wide):
+            x = tl.load(column_found + entry * cells_wide + b, mask=entry < table_width, other=-1)
+            query = (head * height + y) * width + x
+            at = (query * cells_high + a) * cells_wide + b
+            total += tl.load(d_bias + at, mask=(y >= 0) & (x >= 0), other=0.0)
+    tl.store(d_table + (table_row * table_width + entry) * heads + head, total, mask=entry < table_width)  # fmt: skip
+
+
+def backward(gradient: Tensor, lse: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients of the operator's eleven tensors of floating point."""
+    given = Inputs.of(*tensors)
+    gradient = gradient.contiguous()
+    d_query, d_bias, learned, left = _of_queries(gradient, lse, given)
+    delta, ds, share = left
+    d_key, d_value = _of_keys(gradient, ds, share, given)
+    d_pooled_key, d_pooled_value, d_embedding = _of_pooled(gradient, lse, delta, given)
+    heads, channels, cells = given.tokens.shape
+    widths = (channels, 1, cells, cells, channels * cells)
+    # What an operator returns may not share memory.
+    near_embedding, d_scale, d_local_bias, d_token_bias, d_tokens = (
+        d.clone(memory_format=torch.contiguous_format) for d in learned.split(widths, 1)
+    )
+    terms = (near_embedding + d_embedding, d_scale, d_local_bias, d_tokens, d_token_bias)
+    found = (d_query, d_key, d_value, d_pooled_key, d_pooled_value, *terms)
+    shaped = [d.reshape(x.shape).to(x.dtype) for d, x in zip(found, given, strict=False)]
+    return [*shaped, d_bias.to(given.bias.dtype)]
+
+
+def _of_queries(
+    gradient: Tensor, lse: Tensor, given: Inputs
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The gradients of queries, bias and learned terms; what other kernels need."""
+    batch, height, width, heads, channels = given.query.shape
+    pixels, window = height * width, given.local_bias.shape[-1]
+    pooled = tuple(given.pooled_key.shape[1:3])
+    cells = pooled[0] * pooled[1]
+    tiles = given.tiles("queries")
+    query_tiles = launch.cdiv(pixels, tiles.sizes["BM"])
+    parts = min(batch, launch.cdiv(ENOUGH_PROGRAMS, heads * query_tiles))
+    device = given.query.device
+    exact = {"dtype": torch.float32, "device": device}
+    # float16 has no place for small gradients on their way.
+    short = torch.bfloat16 if gradient.dtype == torch.bfloat16 else torch.float32
+    d_query = torch.empty(given.query.shape, dtype=given.query.dtype, device=device)
+    d_bias = torch.empty((parts, heads, height, width, *pooled), **exact)
+    length = channels + 1 + 2 * window + channels * window
+    learned = torch.empty((parts * query_tiles, heads, length), **exact)
+    delta = torch.empty(lse.shape, **exact)
+    ds, share = (
+        torch.empty((batch, heads, window, pixels), dtype=short, device=device) for _ in range(2)
+    )
+    launch.run(
+        query_kernel,
+        (heads, query_tiles, parts),
+        *given,
+        gradient,
+        lse,
+        d_query,
+        d_bias,
+        learned,
+        delta,
+        ds,
+        share,
+        batch,
+        parts,
+        *given.numbers(),
+        blocks=tiles,
+        **given.constants(),
+        KP=max(launch.power_of_two(window), 16),
+        ONE=int(cells <= tiles.sizes["BN"]),
+    )
+    d_bias = _of_table(d_bias.sum(0), given) if given.rows is not None else d_bias.sum(0)
+    return d_query, d_bias, learned.sum(0), (delta, ds, share)
+
+
+def _of_table(d_bias: Tensor, given: Inputs) -> Tensor:
+    """The table's gradient from that of the bias of all pairs.
+
+    Gathered, not scattered: a cell finds an entry for one query of an axis or none, so that every
+    entry knows whom to ask, and sums them in the same order every time.
+    """
+    assert given.rows is not None and given.columns is not None
+    heads, height, width, cells_high, cells_wide = d_bias.shape
+    rows, columns, _ = given.bias.shape
+    d_table = torch.empty((rows, columns, heads), dtype=torch.float32, device=d_bias.device)
+    tiles = blocks("aggregated_attention.table")
+    launch.run(
+        table_kernel,
+        (rows, launch.cdiv(columns, tiles.sizes["BC"]), heads),
+        d_bias,
+        _found(given.rows, rows),
+        _found(given.columns, columns),
+        d_table,
+        heads,
+        height,
+        width,
+        cells_high,
+        cells_wide,
+        columns,
+        blocks=tiles,
+    )
+    return d_table
+
+
+def _found(index: Tensor, length: int) -> Tensor:
+    """(length, cells): for which position each cell finds an entry of the table, or −1."""
+    positions = torch.arange(index.shape[0], device=index.device)[:, None].expand_as(index)
+    found = torch.full((length, index.shape[1]), -1, device=index.device)
+    return found.scatter_(0, index, positions)
+
+
+def _of_keys(
+    gradient: Tensor, ds: Tensor, share: Tensor, given: Inputs
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the window's keys and values."""
+    batch, height, width, heads, _ = given.key.shape
+    d_key, d_value = (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (given.key, given.value)
+    )
+    tiles = given.tiles("keys")
+    numbers = given.numbers()
+    constants = given.constants()
+    constants.pop("TABLE")
+    launch.run(
+        key_kernel,
+        (heads, launch.cdiv(height * width, tiles.sizes["BM"]), batch),
+        given.query,
+        given.key,
+        given.embedding,
+        gradient,
+        ds,
+        share,
+        d_key,
+        d_value,
+        *numbers[:3],
+        *numbers[6:8],
+        blocks=tiles,
+        **constants,
+    )
+    return d_key, d_value
+
+
+def _of_pooled(
+    gradient: Tensor, lse: Tensor, delta: Tensor, given: Inputs
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of pooled keys and values, and what the query embedding has from the keys."""
+    batch, rows, columns, heads, channels = given.pooled_key.shape
+    keys, values = given.pooled_key, given.pooled_value
+    d_key, d_value = (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (keys, values)
+    )
+    tiles = given.tiles("pooled")
+    grid = (heads, launch.cdiv(rows * columns, tiles.sizes["BN"]), batch)
+    d_embedding = torch.empty(
+        (batch * grid[1], heads, channels), dtype=torch.float32, device=keys.device
+    )
+    numbers = given.numbers()
+    launch.run(
+        pooled_kernel,
+        grid,
+        given.query,
+        keys,
+        values,
+        given.embedding,
+        given.scale,
+        given.bias,
+        given.rows,
+        given.columns,
+        gradient,
+        lse,
+        delta,
+        d_key,
+        d_value,
+        d_embedding,
+        *numbers[:7],
+        *numbers[9:],
+        blocks=tiles,
+        **given.constants(),
+    )
+    return d_key, d_value, d_embedding.sum(0)
