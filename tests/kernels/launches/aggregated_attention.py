@@ -23,8 +23,8 @@ def run(side: int, cells: int, heads: int, *, table: bool = False, channels: int
             indices = [made(side, cells, dtype=torch.int64) for _ in range(2)]
             bias = (made(4 * side - 3, 4 * side - 3, heads), *indices)
         tensors = (query, *keys_values, *pooled, *(made(*shape) for shape in terms), *bias)
-        out, lse = triton.forward(tensors)
-        triton_backward.backward(out, lse, tensors)
+        out, norms = triton.forward(tensors)
+        triton_backward.backward(out, norms, tensors)
 
     return both
 

@@ -96,7 +96,7 @@ def attend(
     rows: Tensor | None,
     columns: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """y, and the logarithm of the softmax's sum, which the backward pass needs.
+    """y, and of every softmax what the backward pass needs.
 
     Args:
         query, …, token_bias: as in the package's contract, the first five of one dtype.
@@ -115,7 +115,7 @@ def attend(
 @library.custom_op("foveal::aggregated_attention_triton_backward", mutates_args=())
 def _backward(
     gradient: Tensor,
-    lse: Tensor,
+    norms: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -134,7 +134,7 @@ def _backward(
 
     return triton_backward.backward(
         gradient,
-        lse,
+        norms,
         (query, key, value, pooled_key, pooled_value, query_embedding, scale, local_bias, tokens,
          token_bias, bias, rows, columns),
     )  # fmt: skip
@@ -143,12 +143,12 @@ def _backward(
 @attend.register_fake
 def _(query: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, height, width, heads, _ = query.shape
-    lse = query.new_empty((batch, heads, height * width), dtype=torch.float32)
-    return query.new_empty(query.shape), lse
+    norms = query.new_empty((batch, heads, 2, height * width), dtype=torch.float32)
+    return query.new_empty(query.shape), norms
 
 
 @_backward.register_fake
-def _(gradient: Tensor, lse: Tensor, *inputs: Tensor | None) -> list[Tensor]:
+def _(gradient: Tensor, norms: Tensor, *inputs: Tensor | None) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in inputs[:11] if x is not None]
 
 
@@ -157,7 +157,7 @@ def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
 
 
-def _gradients(ctx, gradient: Tensor, _lse: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx, gradient: Tensor, _norms: Tensor | None) -> tuple[Tensor | None, ...]:
     return (*_backward(gradient, *ctx.saved_tensors), None, None)
 
 

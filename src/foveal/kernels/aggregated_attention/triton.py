@@ -110,7 +110,7 @@ def pooled_logits(
 @triton.jit
 def forward_kernel(
     query, key, value, pooled_key, pooled_value, embedding, scale, local_bias, tokens, token_bias,
-    bias, rows, columns, out, lse,
+    bias, rows, columns, out, norms,
     heads, height, width, cells, cells_wide, table_width, q_step, k_step, v_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
@@ -133,7 +133,9 @@ def forward_kernel(
     local = ()
     top = tl.full((BM,), float("-inf"), tl.float32)
     for cell in tl.static_range(K * K):
-        near, inside = window_cell(pixel, here, height, width, cell // K - K // 2, cell % K - K // 2)
+        near, inside = window_cell(
+            pixel, here, height, width, cell // K - K // 2, cell % K - K // 2
+        )
         k = load_tile(key, image, pixels, head, near, inside, k_step, D, DP, ALIGN).to(tl.float32)
         cosine = tl.sum((unit + e[None, :]) * k, 1) * inverse_norm(k)
         logit = cosine * scaling + tl.load(local_bias + head * K * K + cell).to(tl.float32)
@@ -164,7 +166,9 @@ def forward_kernel(
 
     mixed = mixed / total[:, None]
     for cell in tl.static_range(K * K):
-        near, inside = window_cell(pixel, here, height, width, cell // K - K // 2, cell % K - K // 2)
+        near, inside = window_cell(
+            pixel, here, height, width, cell // K - K // 2, cell % K - K // 2
+        )
         v = load_tile(value, image, pixels, head, near, inside, v_step, D, DP, ALIGN).to(tl.float32)
         t = tl.load(tokens + (head * D + channel) * K * K + cell, mask=channel < D, other=0.0)
         positional = tl.sum(unit * t.to(tl.float32)[None, :], 1)
@@ -173,7 +177,17 @@ def forward_kernel(
         mixed += weight[:, None] * v
     at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
     tl.store(out + at, mixed, mask=here[:, None] & (channel[None, :] < D))
-    tl.store(lse + (image * heads + head) * pixels + pixel, top + tl.log(total), mask=here)
+    row = (image * heads + head) * 2 * pixels
+    tl.store(norms + row + pixel, top, mask=here)
+    tl.store(norms + row + pixels + pixel, total, mask=here)
+
+
+@triton.jit
+def load_norms(norms, image, head, heads, pixel, here, pixels):
+    """The softmax's highest logit and inverse sum; without a place in the map all weights are 0."""
+    norms += (image * heads + head) * 2 * pixels
+    top = tl.load(norms + pixel, mask=here, other=float("inf"))
+    return top, 1.0 / tl.load(norms + pixels + pixel, mask=here, other=1.0)
 
 
 class Inputs(NamedTuple):
@@ -265,12 +279,12 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def forward(tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """y and the logarithm of the softmax's sum, (b, heads, h·w) in float32."""
+    """y, and (b, heads, 2, h·w) in float32: each softmax's highest logit, and its sum over e^−that."""
     given = Inputs.of(*tensors)
     batch, height, width, heads, _ = given.query.shape
     out = torch.empty(given.query.shape, dtype=given.query.dtype, device=given.query.device)
-    lse = torch.empty(
-        (batch, heads, height * width), dtype=torch.float32, device=given.query.device
+    norms = torch.empty(
+        (batch, heads, 2, height * width), dtype=torch.float32, device=given.query.device
     )
     tiles = given.tiles("forward")
     grid = (heads, launch.cdiv(height * width, tiles.sizes["BM"]), batch)
@@ -279,9 +293,9 @@ def forward(tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         grid,
         *given,
         out,
-        lse,
+        norms,
         *given.numbers(),
         blocks=tiles,
         **given.constants(),
     )
-    return out, lse
+    return out, norms

@@ -3,7 +3,7 @@
 query_kernel has the queries: their gradient, and sums over all queries for what is learned. What
 window keys and values need of each query it leaves behind, for key_kernel to gather; pooled keys
 and values go through all queries themselves, in pooled_kernel. Every weight is computed anew from
-the logarithm of the softmax's sum. With p the weights, dp their gradients,
+its softmax's highest logit and sum: their one logarithm is not as exact. With p the weights, dp their gradients,
 
     ds(i, j) = p(i, j) (dp(i, j) − δ(i)),   δ(i) = Σ_j p(i, j) dp(i, j)
 
@@ -22,6 +22,7 @@ from foveal.kernels.aggregated_attention.triton import (
     Inputs,
     as_rows,
     inverse_norm,
+    load_norms,
     load_tile,
     log_seen,
     normalize_backward,
@@ -37,7 +38,7 @@ ENOUGH_PROGRAMS = 1024
 
 @triton.jit
 def pooled_weights(
-    q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows, columns, image, head,
+    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns, image, head,
     heads, first, pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
     pv_step, TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
     BN: tl.constexpr,
@@ -51,13 +52,14 @@ def pooled_weights(
     cell = start + tl.arange(0, BN)
     values = load_tile(pooled_value, image, cells, head, cell, cell < cells, pv_step, D, DP, ALIGN)
     dp = tl.dot(do, tl.trans(values), input_precision="ieee")
-    return keys, inverse_k, cosine, tl.exp(logits - top[:, None]), dp
+    p = tl.exp(logits - top[:, None]) * inverse_sum[:, None]
+    return keys, inverse_k, cosine, p, dp
 
 
 @triton.jit
 def query_kernel(
     query, key, value, pooled_key, pooled_value, embedding, scale, local_bias, tokens, token_bias,
-    bias, rows, columns, gradient, lse, d_query, d_bias, learned, delta_out, ds_out, share_out,
+    bias, rows, columns, gradient, norms, d_query, d_bias, learned, delta_out, ds_out, share_out,
     batch, parts_of_batch,
     heads, height, width, cells, cells_wide, table_width, q_step, k_step, v_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
@@ -99,8 +101,7 @@ def query_kernel(
         # Steps of the output's gradient are its own: it is contiguous.
         do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
         wide_do = do.to(tl.float32)
-        # Without a place in the map all weights are 0.
-        top = tl.load(lse + row + pixel, mask=here, other=float("inf"))
+        top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
 
         # The window. Σ ds k̂ = Σ p dp k̂ − δ Σ p k̂: its keys are read once, before δ is known.
         delta = tl.zeros((BM,), tl.float32)
@@ -116,20 +117,21 @@ def query_kernel(
                 pixel, here, height, width, cell // K - K // 2, cell % K - K // 2
             )
             k = load_tile(key, image, pixels, head, near, inside, k_step, D, DP, ALIGN)
-            unit_k = k.to(tl.float32)
-            unit_k = unit_k * inverse_norm(unit_k)[:, None]
+            k = k.to(tl.float32)
+            inverse_k = inverse_norm(k)
             v = load_tile(value, image, pixels, head, near, inside, v_step, D, DP, ALIGN)
-            cosine = tl.sum((unit + e[None, :]) * unit_k, 1)
+            # As the forward pass has it, bit by bit: the sums of weights are from there.
+            cosine = tl.sum((unit + e[None, :]) * k, 1) * inverse_k
             logit = cosine * scaling + tl.load(local_bias + head * K * K + cell).to(tl.float32)
-            p = tl.where(inside, tl.exp(logit - top), 0.0)
+            p = tl.where(inside, tl.exp(logit - top) * inverse_sum, 0.0)
             dp = tl.sum(wide_do * v.to(tl.float32), 1)
             t = tl.load(tokens + (head * D + channel) * K * K + cell, mask=channel < D, other=0.0)
             t = t.to(tl.float32)
             share = p + tl.sum(unit * t[None, :], 1)
             share += tl.load(token_bias + head * K * K + cell).to(tl.float32)
             delta += p * dp
-            weighted += (p * dp)[:, None] * unit_k
-            mean += p[:, None] * unit_k
+            weighted += (p * dp * inverse_k)[:, None] * k
+            mean += (p * inverse_k)[:, None] * k
             from_tokens += dp[:, None] * t[None, :]
             weights = tl.where(column == cell, p[:, None], weights)
             d_weights = tl.where(column == cell, dp[:, None], d_weights)
@@ -138,8 +140,8 @@ def query_kernel(
 
         # The pooled cells.
         if ONE:
-            keys, inverse_k, far_cosine, far_p, far_dp = pooled_weights(
-                q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows, columns,
+            keys, far_inverse, far_cosine, far_p, far_dp = pooled_weights(
+                q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns,
                 image, head, heads, first, pixel, here, 0, width, pixels, cells, cells_wide,
                 table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
             )  # fmt: skip
@@ -148,12 +150,12 @@ def query_kernel(
             bias_sum += far_ds
             slope = tl.sum(far_ds * far_cosine, 1)
             pulled = tl.dot(
-                (far_ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee"
+                (far_ds * far_inverse[None, :]).to(keys.dtype), keys, input_precision="ieee"
             )
         else:
             for start in range(0, cells, BN):
-                keys, inverse_k, far_cosine, far_p, far_dp = pooled_weights(
-                    q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows,
+                keys, far_inverse, far_cosine, far_p, far_dp = pooled_weights(
+                    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
                     columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
                     cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
                 )  # fmt: skip
@@ -161,20 +163,20 @@ def query_kernel(
             slope = tl.zeros((BM,), tl.float32)
             pulled = tl.zeros((BM, DP), tl.float32)
             for start in range(0, cells, BN):
-                keys, inverse_k, far_cosine, far_p, far_dp = pooled_weights(
-                    q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows,
+                keys, far_inverse, far_cosine, far_p, far_dp = pooled_weights(
+                    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
                     columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
                     cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
                 )  # fmt: skip
                 far_ds = far_p * (far_dp - delta[:, None])
                 slope += tl.sum(far_ds * far_cosine, 1)
                 pulled += tl.dot(
-                    (far_ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee"
+                    (far_ds * far_inverse[None, :]).to(keys.dtype), keys, input_precision="ieee"
                 )
                 # Nobody else has this part of the bias: it is summed over images in memory.
-                cell = start + tl.arange(0, BN)[None, :]
-                at = pixel.to(tl.int64)[:, None] * cells + cell
-                ours = here[:, None] & (cell < cells)
+                far = start + tl.arange(0, BN)[None, :]
+                at = pixel.to(tl.int64)[:, None] * cells + far
+                ours = here[:, None] & (far < cells)
                 again = ours & (tl.zeros((BM, 1), tl.int32) + image_number != part)
                 sum_before = tl.load(d_bias + at, mask=again, other=0.0)
                 tl.store(d_bias + at, sum_before + far_ds, mask=ours)
@@ -235,7 +237,9 @@ def key_kernel(
     dv = tl.zeros((BM, DP), tl.float32)
     embedded = tl.zeros((BM,), tl.float32)
     for cell in tl.static_range(K * K):
-        near, inside = window_cell(pixel, here, height, width, K // 2 - cell // K, K // 2 - cell % K)
+        near, inside = window_cell(
+            pixel, here, height, width, K // 2 - cell // K, K // 2 - cell % K
+        )
         ds = tl.load(ds_in + row + cell * pixels + near, mask=inside, other=0.0).to(tl.float32)
         share = tl.load(share_in + row + cell * pixels + near, mask=inside, other=0.0)
         q = load_tile(query, image, pixels, head, near, inside, q_step, D, DP, ALIGN)
@@ -254,7 +258,7 @@ def key_kernel(
 
 @triton.jit
 def pooled_kernel(
-    query, pooled_key, pooled_value, embedding, scale, bias, rows, columns, gradient, lse, delta_in,
+    query, pooled_key, pooled_value, embedding, scale, bias, rows, columns, gradient, norms, delta_in,
     d_pooled_key, d_pooled_value, d_embedding,
     heads, height, width, cells, cells_wide, table_width, q_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
@@ -279,10 +283,10 @@ def pooled_kernel(
         inverse_q = inverse_norm(q.to(tl.float32))
         scaling = learned_scale * log_seen(pixel, height, width, cells, K)
         do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
-        top = tl.load(lse + row + pixel, mask=here, other=float("inf"))
+        top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
         delta = tl.load(delta_in + row + pixel, mask=here, other=0.0)
         keys, inverse_k, cosine, p, dp = pooled_weights(
-            q, inverse_q, scaling, e, do, top, pooled_key, pooled_value, bias, rows, columns,
+            q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns,
             image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide,
             table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
         )  # fmt: skip
@@ -328,14 +332,14 @@ def table_kernel(
     tl.store(d_table + (table_row * table_width + entry) * heads + head, total, mask=entry < table_width)  # fmt: skip
 
 
-def backward(gradient: Tensor, lse: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+def backward(gradient: Tensor, norms: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor]:
     """The gradients of the operator's eleven tensors of floating point."""
     given = Inputs.of(*tensors)
     gradient = gradient.contiguous()
-    d_query, d_bias, learned, left = _of_queries(gradient, lse, given)
+    d_query, d_bias, learned, left = _of_queries(gradient, norms, given)
     delta, ds, share = left
     d_key, d_value = _of_keys(gradient, ds, share, given)
-    d_pooled_key, d_pooled_value, d_embedding = _of_pooled(gradient, lse, delta, given)
+    d_pooled_key, d_pooled_value, d_embedding = _of_pooled(gradient, norms, delta, given)
     heads, channels, cells = given.tokens.shape
     widths = (channels, 1, cells, cells, channels * cells)
     # What an operator returns may not share memory.
@@ -349,7 +353,7 @@ def backward(gradient: Tensor, lse: Tensor, tensors: Sequence[Tensor | None]) ->
 
 
 def _of_queries(
-    gradient: Tensor, lse: Tensor, given: Inputs
+    gradient: Tensor, norms: Tensor, given: Inputs
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The gradients of queries, bias and learned terms; what other kernels need."""
     batch, height, width, heads, channels = given.query.shape
@@ -367,7 +371,7 @@ def _of_queries(
     d_bias = torch.empty((parts, heads, height, width, *pooled), **exact)
     length = channels + 1 + 2 * window + channels * window
     learned = torch.empty((parts * query_tiles, heads, length), **exact)
-    delta = torch.empty(lse.shape, **exact)
+    delta = torch.empty((batch, heads, pixels), **exact)
     ds, share = (
         torch.empty((batch, heads, window, pixels), dtype=short, device=device) for _ in range(2)
     )
@@ -376,7 +380,7 @@ def _of_queries(
         (heads, query_tiles, parts),
         *given,
         gradient,
-        lse,
+        norms,
         d_query,
         d_bias,
         learned,
@@ -431,9 +435,7 @@ def _found(index: Tensor, length: int) -> Tensor:
     return found.scatter_(0, index, positions)
 
 
-def _of_keys(
-    gradient: Tensor, ds: Tensor, share: Tensor, given: Inputs
-) -> tuple[Tensor, Tensor]:
+def _of_keys(gradient: Tensor, ds: Tensor, share: Tensor, given: Inputs) -> tuple[Tensor, Tensor]:
     """The gradients of the window's keys and values."""
     batch, height, width, heads, _ = given.key.shape
     d_key, d_value = (
@@ -463,14 +465,12 @@ def _of_keys(
 
 
 def _of_pooled(
-    gradient: Tensor, lse: Tensor, delta: Tensor, given: Inputs
+    gradient: Tensor, norms: Tensor, delta: Tensor, given: Inputs
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of pooled keys and values, and what the query embedding has from the keys."""
     batch, rows, columns, heads, channels = given.pooled_key.shape
     keys, values = given.pooled_key, given.pooled_value
-    d_key, d_value = (
-        torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (keys, values)
-    )
+    d_key, d_value = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (keys, values))
     tiles = given.tiles("pooled")
     grid = (heads, launch.cdiv(rows * columns, tiles.sizes["BN"]), batch)
     d_embedding = torch.empty(
@@ -489,7 +489,7 @@ def _of_pooled(
         given.rows,
         given.columns,
         gradient,
-        lse,
+        norms,
         delta,
         d_key,
         d_value,
