@@ -20,7 +20,10 @@ from foveal.kernels.tuning import Blocks, blocks
 
 
 @triton.jit
-def load_tile(start, image, pixels, head, pixel, real, step, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr):  # fmt: skip
+def load_tile(
+    start, image, pixels, head, pixel, real, step,
+    D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
     """(pixel, channel) of one head; rows of pixels are step · ALIGN apart, 0 where not real."""
     channel = tl.arange(0, DP)[None, :]
     start += image * pixels * step * ALIGN + head * D
@@ -51,6 +54,16 @@ def window_cell(pixel, real, height, width, dy, dx):
     x = pixel % width + dx
     inside = real & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return y * width + x, inside
+
+
+@triton.jit
+def window_weight(unit, e, k, scaling, local_bias, head, cell, inside, top, K: tl.constexpr):
+    """(q̂ + QE)·k̂ of a window cell, and e to its logit less `top`."""
+    k = k.to(tl.float32)
+    cosine = tl.sum((unit + e[None, :]) * k, 1) * inverse_norm(k)
+    logit = cosine * scaling + tl.load(local_bias + head * K * K + cell).to(tl.float32)
+    # The very steps of the forward pass: the sum of weights is from there.
+    return cosine, tl.where(inside, tl.exp(logit - top), 0.0)
 
 
 @triton.jit
@@ -141,7 +154,7 @@ def forward_kernel(
         logit = cosine * scaling + tl.load(local_bias + head * K * K + cell).to(tl.float32)
         logit = tl.where(inside, logit, float("-inf"))
         top = tl.maximum(top, logit)
-        local = local + (logit,)
+        local = local + (logit,)  # noqa: RUF005 - Triton unpacks nothing
     # A pixel beyond the map has no window.
     top = tl.where(here, top, 0.0)
     total = tl.zeros((BM,), tl.float32)
@@ -279,7 +292,7 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def forward(tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """y, and (b, heads, 2, h·w) in float32: each softmax's highest logit, and its sum over e^−that."""
+    """y, and of each softmax the highest logit and the sum less it, (b, heads, 2, h·w) float32."""
     given = Inputs.of(*tensors)
     batch, height, width, heads, _ = given.query.shape
     out = torch.empty(given.query.shape, dtype=given.query.dtype, device=given.query.device)

@@ -1,9 +1,10 @@
-"""The backward pass of aggregated attention in Triton: four kernels, none with atomic additions.
+"""The backward pass of aggregated attention in Triton, without atomic additions.
 
-query_kernel has the queries: their gradient, and sums over all queries for what is learned. What
-window keys and values need of each query it leaves behind, for key_kernel to gather; pooled keys
-and values go through all queries themselves, in pooled_kernel. Every weight is computed anew from
-its softmax's highest logit and sum: their one logarithm is not as exact. With p the weights, dp their gradients,
+query_kernel has the queries and their pooled keys, and the bias over all images; window_kernel the
+queries and their windows, and sums for what is learned. What window keys and values need of each
+query it leaves behind, for key_kernel to gather; pooled keys and values go through all queries
+themselves, in pooled_kernel. Every weight is computed anew from its softmax's highest logit and sum
+(one logarithm of both is not as exact). With p the weights and dp their gradients,
 
     ds(i, j) = p(i, j) (dp(i, j) − δ(i)),   δ(i) = Σ_j p(i, j) dp(i, j)
 
@@ -20,26 +21,25 @@ from torch import Tensor
 from foveal.kernels import launch
 from foveal.kernels.aggregated_attention.triton import (
     Inputs,
-    as_rows,
     inverse_norm,
     load_norms,
     load_tile,
     log_seen,
     normalize_backward,
     pooled_logits,
-    step_of,
     window_cell,
+    window_weight,
 )
 from foveal.kernels.tuning import blocks
 
-# Programs of query_kernel from which images are not divided among more of them.
+# So many programs of query_kernel keep a GPU busy; more would divide images further.
 ENOUGH_PROGRAMS = 1024
 
 
 @triton.jit
 def pooled_weights(
-    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns, image, head,
-    heads, first, pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
+    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns,
+    image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
     pv_step, TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
@@ -57,20 +57,16 @@ def pooled_weights(
 
 
 @triton.jit
-def query_kernel(
-    query, key, value, pooled_key, pooled_value, embedding, scale, local_bias, tokens, token_bias,
-    bias, rows, columns, gradient, norms, d_query, d_bias, learned, delta_out, ds_out, share_out,
-    batch, parts_of_batch,
+def query_kernel(  # noqa: PLR0915
+    query, key, value, pooled_key, pooled_value, embedding, scale, local_bias, bias, rows, columns,
+    gradient, norms, d_bias, d_scale, delta_out, pull_out, batch, parts_of_batch,
     heads, height, width, cells, cells_wide, table_width, q_step, k_step, v_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-    KP: tl.constexpr, ONE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    ONE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """BM queries of one head, one image after the other; ONE block has all pooled cells.
 
-    `learned` (parts, heads, ·) takes the sums over the program's queries, in this order: query
-    embedding (its window part), scale, local bias, token bias, tokens. For every query and window
-    cell, (b, heads, K², h·w), `ds_out` takes ds times the query's scale, `share_out` the value's
-    weight.
+    Leaves δ, the bias's gradient, and of the gradients of scale and q̂ what pooled keys do.
     """
     head = tl.program_id(0)
     part = tl.program_id(2)
@@ -79,143 +75,168 @@ def query_kernel(
     pixel = first + tl.arange(0, BM)
     here = pixel < pixels
     channel = tl.arange(0, DP)
-    column = tl.arange(0, KP)[None, :]
     e = tl.load(embedding + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
     seen = log_seen(pixel, height, width, cells, K)
     scaling = tl.load(scale + head).to(tl.float32) * seen
-
-    embedding_sum = tl.zeros((BM, DP), tl.float32)
     scale_sum = tl.zeros((BM,), tl.float32)
-    local_sum = tl.zeros((BM, KP), tl.float32)
-    token_sum = tl.zeros((BM, KP), tl.float32)
-    tokens_sum = tl.zeros((DP, KP), tl.float32)
     bias_sum = tl.zeros((BM, BN), tl.float32)
     d_bias += (part.to(tl.int64) * heads + head) * pixels * cells
     for image_number in range(part, batch, parts_of_batch):
         image = tl.full((), 0, tl.int64) + image_number
-        row = (image * heads + head) * pixels
         q = load_tile(query, image, pixels, head, pixel, here, q_step, D, DP, ALIGN)
-        wide_q = q.to(tl.float32)
-        inverse_q = inverse_norm(wide_q)
-        unit = wide_q * inverse_q[:, None]
+        unit = q.to(tl.float32)
+        inverse_q = inverse_norm(unit)
+        unit = unit * inverse_q[:, None]
         # Steps of the output's gradient are its own: it is contiguous.
         do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
         wide_do = do.to(tl.float32)
         top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
-
-        # The window. Σ ds k̂ = Σ p dp k̂ − δ Σ p k̂: its keys are read once, before δ is known.
         delta = tl.zeros((BM,), tl.float32)
-        weighted = tl.zeros((BM, DP), tl.float32)
-        mean = tl.zeros((BM, DP), tl.float32)
-        from_tokens = tl.zeros((BM, DP), tl.float32)
-        weights = tl.zeros((BM, KP), tl.float32)
-        d_weights = tl.zeros((BM, KP), tl.float32)
-        cosines = tl.zeros((BM, KP), tl.float32)
-        shares = tl.zeros((BM, KP), tl.float32)
-        for cell in tl.static_range(K * K):
+        # Unrolled, the addresses of all cells would be kept from image to image.
+        for cell in range(K * K):
             near, inside = window_cell(
                 pixel, here, height, width, cell // K - K // 2, cell % K - K // 2
             )
             k = load_tile(key, image, pixels, head, near, inside, k_step, D, DP, ALIGN)
-            k = k.to(tl.float32)
-            inverse_k = inverse_norm(k)
             v = load_tile(value, image, pixels, head, near, inside, v_step, D, DP, ALIGN)
-            # As the forward pass has it, bit by bit: the sums of weights are from there.
-            cosine = tl.sum((unit + e[None, :]) * k, 1) * inverse_k
-            logit = cosine * scaling + tl.load(local_bias + head * K * K + cell).to(tl.float32)
-            p = tl.where(inside, tl.exp(logit - top) * inverse_sum, 0.0)
-            dp = tl.sum(wide_do * v.to(tl.float32), 1)
-            t = tl.load(tokens + (head * D + channel) * K * K + cell, mask=channel < D, other=0.0)
-            t = t.to(tl.float32)
-            share = p + tl.sum(unit * t[None, :], 1)
-            share += tl.load(token_bias + head * K * K + cell).to(tl.float32)
-            delta += p * dp
-            weighted += (p * dp * inverse_k)[:, None] * k
-            mean += (p * inverse_k)[:, None] * k
-            from_tokens += dp[:, None] * t[None, :]
-            weights = tl.where(column == cell, p[:, None], weights)
-            d_weights = tl.where(column == cell, dp[:, None], d_weights)
-            cosines = tl.where(column == cell, cosine[:, None], cosines)
-            shares = tl.where(column == cell, share[:, None], shares)
-
-        # The pooled cells.
-        if ONE:
-            keys, far_inverse, far_cosine, far_p, far_dp = pooled_weights(
-                q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns,
-                image, head, heads, first, pixel, here, 0, width, pixels, cells, cells_wide,
-                table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
-            )  # fmt: skip
-            delta += tl.sum(far_p * far_dp, 1)
-            far_ds = far_p * (far_dp - delta[:, None])
-            bias_sum += far_ds
-            slope = tl.sum(far_ds * far_cosine, 1)
-            pulled = tl.dot(
-                (far_ds * far_inverse[None, :]).to(keys.dtype), keys, input_precision="ieee"
+            _ours, near_p = window_weight(
+                unit, e, k, scaling, local_bias, head, cell, inside, top, K
             )
+            delta += near_p * inverse_sum * tl.sum(wide_do * v.to(tl.float32), 1)
+
+        if ONE:
+            keys, inverse_k, cosine, p, dp = pooled_weights(
+                q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
+                rows, columns, image, head, heads, first, pixel, here, 0, width, pixels, cells,
+                cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+            )  # fmt: skip
+            delta += tl.sum(p * dp, 1)
+            ds = p * (dp - delta[:, None])
+            bias_sum += ds
+            slope = tl.sum(ds * cosine, 1)
+            pull = tl.dot((ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee")
         else:
             for start in range(0, cells, BN):
-                keys, far_inverse, far_cosine, far_p, far_dp = pooled_weights(
-                    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
-                    columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
-                    cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+                keys, inverse_k, cosine, p, dp = pooled_weights(
+                    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
+                    rows, columns, image, head, heads, first, pixel, here, start, width, pixels,
+                    cells, cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
                 )  # fmt: skip
-                delta += tl.sum(far_p * far_dp, 1)
+                delta += tl.sum(p * dp, 1)
             slope = tl.zeros((BM,), tl.float32)
-            pulled = tl.zeros((BM, DP), tl.float32)
+            pull = tl.zeros((BM, DP), tl.float32)
             for start in range(0, cells, BN):
-                keys, far_inverse, far_cosine, far_p, far_dp = pooled_weights(
-                    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
-                    columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
-                    cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+                keys, inverse_k, cosine, p, dp = pooled_weights(
+                    q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
+                    rows, columns, image, head, heads, first, pixel, here, start, width, pixels,
+                    cells, cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
                 )  # fmt: skip
-                far_ds = far_p * (far_dp - delta[:, None])
-                slope += tl.sum(far_ds * far_cosine, 1)
-                pulled += tl.dot(
-                    (far_ds * far_inverse[None, :]).to(keys.dtype), keys, input_precision="ieee"
+                ds = p * (dp - delta[:, None])
+                slope += tl.sum(ds * cosine, 1)
+                pull += tl.dot(
+                    (ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee"
                 )
                 # Nobody else has this part of the bias: it is summed over images in memory.
                 far = start + tl.arange(0, BN)[None, :]
-                at = pixel.to(tl.int64)[:, None] * cells + far
+                at = (pixel - first)[:, None] * cells + far
                 ours = here[:, None] & (far < cells)
                 again = ours & (tl.zeros((BM, 1), tl.int32) + image_number != part)
-                sum_before = tl.load(d_bias + at, mask=again, other=0.0)
-                tl.store(d_bias + at, sum_before + far_ds, mask=ours)
+                tile = d_bias + first.to(tl.int64) * cells
+                sum_before = tl.load(tile + at, mask=again, other=0.0)
+                tl.store(tile + at, sum_before + ds, mask=ours)
             # Sums are read by other threads than wrote them.
             tl.debug_barrier()
 
-        near_pulled = weighted - delta[:, None] * mean
-        ds = weights * (d_weights - delta[:, None])
-        slope += tl.sum(ds * cosines, 1)
-        d_unit = (near_pulled + pulled) * scaling[:, None] + from_tokens
-        at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
-        dq = normalize_backward(d_unit, wide_q, inverse_q)
-        tl.store(d_query + at, dq, mask=here[:, None] & (channel[None, :] < D))
-        tl.store(delta_out + row + pixel, delta, mask=here)
-        left = here[:, None] & (column < K * K)
-        at = row * K * K + column * pixels + pixel[:, None]
-        tl.store(ds_out + at, ds * scaling[:, None], mask=left)
-        tl.store(share_out + at, shares, mask=left)
-
-        embedding_sum += near_pulled * scaling[:, None]
         scale_sum += slope * seen
-        local_sum += ds
-        token_sum += d_weights
-        tokens_sum = tl.dot(tl.trans(unit), d_weights, tokens_sum, input_precision="ieee")
+        tl.store(delta_out + (image * heads + head) * pixels + pixel, delta, mask=here)
+        at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
+        stored = here[:, None] & (channel[None, :] < D)
+        tl.store(pull_out + at, pull * scaling[:, None], mask=stored)
 
     if ONE:
-        cell = tl.arange(0, BN)[None, :]
-        at = pixel.to(tl.int64)[:, None] * cells + cell
-        tl.store(d_bias + at, bias_sum, mask=here[:, None] & (cell < cells))
-    learned += ((part * tl.num_programs(1) + tl.program_id(1)) * heads + head) * (
-        D + 1 + 2 * K * K + D * K * K
-    )
+        far = tl.arange(0, BN)[None, :]
+        at = (pixel - first)[:, None] * cells + far
+        tile = d_bias + first.to(tl.int64) * cells
+        tl.store(tile + at, bias_sum, mask=here[:, None] & (far < cells))
+    program = part * tl.num_programs(1) + tl.program_id(1)
+    tl.store(d_scale + program * heads + head, tl.sum(scale_sum, 0))
+
+
+@triton.jit
+def window_kernel(  # noqa: PLR0915
+    query, key, value, embedding, scale, local_bias, tokens, token_bias, gradient, norms, delta_in,
+    pull_in, d_query, learned, ds_out, share_out,
+    heads, height, width, cells, q_step, k_step, v_step,
+    ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, KP: tl.constexpr,
+    BM: tl.constexpr,
+):  # fmt: skip
+    """BM queries of one head and image and their windows; `pull_in` is from the pooled keys.
+
+    `learned` (programs, heads, ·) takes sums over the program's queries, in this order: query
+    embedding, scale, local bias, token bias, tokens. For every query and cell of its window,
+    (b, heads, K², h·w), `ds_out` takes ds times the query's scale, `share_out` the value's weight.
+    """
+    head = tl.program_id(0)
+    image = tl.program_id(2).to(tl.int64)
+    pixels = height * width
+    pixel = tl.program_id(1) * BM + tl.arange(0, BM)
+    here = pixel < pixels
+    channel = tl.arange(0, DP)
+    column = tl.arange(0, KP)[None, :]
+    e = tl.load(embedding + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
+    seen = log_seen(pixel, height, width, cells, K)
+    scaling = tl.load(scale + head).to(tl.float32) * seen
+    q = load_tile(query, image, pixels, head, pixel, here, q_step, D, DP, ALIGN).to(tl.float32)
+    inverse_q = inverse_norm(q)
+    unit = q * inverse_q[:, None]
+    do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1).to(tl.float32)
+    top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
+    delta = tl.load(delta_in + (image * heads + head) * pixels + pixel, mask=here, other=0.0)
+    pull = tl.zeros((BM, DP), tl.float32)
+    from_tokens = tl.zeros((BM, DP), tl.float32)
+    slope = tl.zeros((BM,), tl.float32)
+    all_ds = tl.zeros((BM, KP), tl.float32)
+    all_dp = tl.zeros((BM, KP), tl.float32)
+    row = (image * heads + head) * K * K * pixels + pixel
+    for cell in range(K * K):
+        near, inside = window_cell(
+            pixel, here, height, width, cell // K - K // 2, cell % K - K // 2
+        )
+        k = load_tile(key, image, pixels, head, near, inside, k_step, D, DP, ALIGN)
+        v = load_tile(value, image, pixels, head, near, inside, v_step, D, DP, ALIGN)
+        cosine, p = window_weight(unit, e, k, scaling, local_bias, head, cell, inside, top, K)
+        p = p * inverse_sum
+        dp = tl.sum(do * v.to(tl.float32), 1)
+        ds = p * (dp - delta)
+        t = tl.load(tokens + (head * D + channel) * K * K + cell, mask=channel < D, other=0.0)
+        t = t.to(tl.float32)
+        share = p + tl.sum(unit * t[None, :], 1)
+        share += tl.load(token_bias + head * K * K + cell).to(tl.float32)
+        wide_k = k.to(tl.float32)
+        pull += (ds * inverse_norm(wide_k))[:, None] * wide_k
+        from_tokens += dp[:, None] * t[None, :]
+        slope += ds * cosine
+        all_ds = tl.where(column == cell, ds[:, None], all_ds)
+        all_dp = tl.where(column == cell, dp[:, None], all_dp)
+        tl.store(ds_out + row + cell * pixels, ds * scaling, mask=here)
+        tl.store(share_out + row + cell * pixels, share, mask=here)
+
+    pull = pull * scaling[:, None]
+    at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
+    stored = here[:, None] & (channel[None, :] < D)
+    far = tl.load(pull_in + at, mask=stored, other=0.0).to(tl.float32)
+    dq = normalize_backward(pull + far + from_tokens, q, inverse_q)
+    tl.store(d_query + at, dq, mask=stored)
+    program = image * tl.num_programs(1) + tl.program_id(1)
+    learned += (program * heads + head) * (D + 1 + 2 * K * K + D * K * K)
     window = tl.arange(0, KP)
-    tl.store(learned + channel, tl.sum(embedding_sum, 0), mask=channel < D)
-    tl.store(learned + D, tl.sum(scale_sum, 0))
-    tl.store(learned + D + 1 + window, tl.sum(local_sum, 0), mask=window < K * K)
-    tl.store(learned + D + 1 + K * K + window, tl.sum(token_sum, 0), mask=window < K * K)
+    tl.store(learned + channel, tl.sum(pull, 0), mask=channel < D)
+    tl.store(learned + D, tl.sum(slope * seen, 0))
+    tl.store(learned + D + 1 + window, tl.sum(all_ds, 0), mask=window < K * K)
+    tl.store(learned + D + 1 + K * K + window, tl.sum(all_dp, 0), mask=window < K * K)
+    of_tokens = tl.dot(tl.trans(unit), all_dp, input_precision="ieee")
     at = D + 1 + 2 * K * K + channel[:, None] * K * K + column
-    tl.store(learned + at, tokens_sum, mask=(channel[:, None] < D) & (column < K * K))
+    tl.store(learned + at, of_tokens, mask=(channel[:, None] < D) & (column < K * K))
 
 
 @triton.jit
@@ -236,7 +257,7 @@ def key_kernel(
     d_unit = tl.zeros((BM, DP), tl.float32)
     dv = tl.zeros((BM, DP), tl.float32)
     embedded = tl.zeros((BM,), tl.float32)
-    for cell in tl.static_range(K * K):
+    for cell in range(K * K):
         near, inside = window_cell(
             pixel, here, height, width, K // 2 - cell // K, K // 2 - cell % K
         )
@@ -258,8 +279,8 @@ def key_kernel(
 
 @triton.jit
 def pooled_kernel(
-    query, pooled_key, pooled_value, embedding, scale, bias, rows, columns, gradient, norms, delta_in,
-    d_pooled_key, d_pooled_value, d_embedding,
+    query, pooled_key, pooled_value, embedding, scale, bias, rows, columns, gradient, norms,
+    delta_in, d_pooled_key, d_pooled_value, d_embedding,
     heads, height, width, cells, cells_wide, table_width, q_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
@@ -285,9 +306,9 @@ def pooled_kernel(
         do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
         top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
         delta = tl.load(delta_in + row + pixel, mask=here, other=0.0)
-        keys, inverse_k, cosine, p, dp = pooled_weights(
-            q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns,
-            image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide,
+        _keys, _inverse_k, _cosine, p, dp = pooled_weights(
+            q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
+            columns, image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide,
             table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
         )  # fmt: skip
         ds = p * (dp - delta[:, None]) * scaling[:, None]
@@ -329,74 +350,112 @@ def table_kernel(
             query = (head * height + y) * width + x
             at = (query * cells_high + a) * cells_wide + b
             total += tl.load(d_bias + at, mask=(y >= 0) & (x >= 0), other=0.0)
-    tl.store(d_table + (table_row * table_width + entry) * heads + head, total, mask=entry < table_width)  # fmt: skip
+    at = (table_row * table_width + entry) * heads + head
+    tl.store(d_table + at, total, mask=entry < table_width)
 
 
 def backward(gradient: Tensor, norms: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor]:
     """The gradients of the operator's eleven tensors of floating point."""
     given = Inputs.of(*tensors)
     gradient = gradient.contiguous()
-    d_query, d_bias, learned, left = _of_queries(gradient, norms, given)
-    delta, ds, share = left
+    d_bias, far_scale, delta, pull = _of_bias(gradient, norms, given)
+    d_query, learned, ds, share = _of_queries(gradient, norms, delta, pull, given)
     d_key, d_value = _of_keys(gradient, ds, share, given)
     d_pooled_key, d_pooled_value, d_embedding = _of_pooled(gradient, norms, delta, given)
-    heads, channels, cells = given.tokens.shape
+    _, channels, cells = given.tokens.shape
     widths = (channels, 1, cells, cells, channels * cells)
     # What an operator returns may not share memory.
-    near_embedding, d_scale, d_local_bias, d_token_bias, d_tokens = (
+    near_embedding, near_scale, d_local_bias, d_token_bias, d_tokens = (
         d.clone(memory_format=torch.contiguous_format) for d in learned.split(widths, 1)
     )
-    terms = (near_embedding + d_embedding, d_scale, d_local_bias, d_tokens, d_token_bias)
-    found = (d_query, d_key, d_value, d_pooled_key, d_pooled_value, *terms)
+    terms = (near_embedding + d_embedding, near_scale[:, 0] + far_scale, d_local_bias)
+    maps = (d_query, d_key, d_value, d_pooled_key, d_pooled_value)
+    found = (*maps, *terms, d_tokens, d_token_bias)
     shaped = [d.reshape(x.shape).to(x.dtype) for d, x in zip(found, given, strict=False)]
     return [*shaped, d_bias.to(given.bias.dtype)]
 
 
-def _of_queries(
+def _of_bias(
     gradient: Tensor, norms: Tensor, given: Inputs
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """The gradients of queries, bias and learned terms; what other kernels need."""
-    batch, height, width, heads, channels = given.query.shape
-    pixels, window = height * width, given.local_bias.shape[-1]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of bias and scale and of q̂ from pooled keys; δ."""
+    batch, height, width, heads, _ = given.query.shape
     pooled = tuple(given.pooled_key.shape[1:3])
     cells = pooled[0] * pooled[1]
     tiles = given.tiles("queries")
-    query_tiles = launch.cdiv(pixels, tiles.sizes["BM"])
+    query_tiles = launch.cdiv(height * width, tiles.sizes["BM"])
     parts = min(batch, launch.cdiv(ENOUGH_PROGRAMS, heads * query_tiles))
-    device = given.query.device
-    exact = {"dtype": torch.float32, "device": device}
-    # float16 has no place for small gradients on their way.
-    short = torch.bfloat16 if gradient.dtype == torch.bfloat16 else torch.float32
-    d_query = torch.empty(given.query.shape, dtype=given.query.dtype, device=device)
+    exact = {"dtype": torch.float32, "device": gradient.device}
     d_bias = torch.empty((parts, heads, height, width, *pooled), **exact)
-    length = channels + 1 + 2 * window + channels * window
-    learned = torch.empty((parts * query_tiles, heads, length), **exact)
-    delta = torch.empty((batch, heads, pixels), **exact)
-    ds, share = (
-        torch.empty((batch, heads, window, pixels), dtype=short, device=device) for _ in range(2)
-    )
+    d_scale = torch.empty((parts * query_tiles, heads), **exact)
+    delta = torch.empty((batch, heads, height * width), **exact)
+    pull = torch.empty(given.query.shape, dtype=_on_the_way(gradient), device=gradient.device)
     launch.run(
         query_kernel,
         (heads, query_tiles, parts),
-        *given,
+        *given[:8],
+        *given[10:],
         gradient,
         norms,
-        d_query,
         d_bias,
-        learned,
+        d_scale,
         delta,
-        ds,
-        share,
+        pull,
         batch,
         parts,
         *given.numbers(),
         blocks=tiles,
         **given.constants(),
-        KP=max(launch.power_of_two(window), 16),
         ONE=int(cells <= tiles.sizes["BN"]),
     )
-    d_bias = _of_table(d_bias.sum(0), given) if given.rows is not None else d_bias.sum(0)
-    return d_query, d_bias, learned.sum(0), (delta, ds, share)
+    whole = d_bias.sum(0)
+    whole = whole if given.rows is None else _of_table(whole, given)
+    return whole, d_scale.sum(0), delta, pull
+
+
+def _of_queries(
+    gradient: Tensor, norms: Tensor, delta: Tensor, pull: Tensor, given: Inputs
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of queries and learned terms; what the window's keys and values need."""
+    batch, height, width, heads, channels = given.query.shape
+    pixels, window = height * width, given.local_bias.shape[-1]
+    tiles = given.tiles("window")
+    query_tiles = launch.cdiv(pixels, tiles.sizes["BM"])
+    device = gradient.device
+    d_query = torch.empty(given.query.shape, dtype=given.query.dtype, device=device)
+    length = channels + 1 + 2 * window + channels * window
+    learned = torch.empty((batch * query_tiles, heads, length), dtype=torch.float32, device=device)
+    ds, share = (
+        torch.empty((batch, heads, window, pixels), dtype=_on_the_way(gradient), device=device)
+        for _ in range(2)
+    )
+    numbers, constants = given.numbers(), given.constants()
+    constants.pop("TABLE")
+    launch.run(
+        window_kernel,
+        (heads, query_tiles, batch),
+        *given[:3],
+        *given[5:10],
+        gradient,
+        norms,
+        delta,
+        pull,
+        d_query,
+        learned,
+        ds,
+        share,
+        *numbers[:4],
+        *numbers[6:9],
+        blocks=tiles,
+        **constants,
+        KP=max(launch.power_of_two(window), 16),
+    )
+    return d_query, learned.sum(0), ds, share
+
+
+def _on_the_way(gradient: Tensor) -> torch.dtype:
+    """The type of gradients between kernels: float16 has no place for small ones."""
+    return torch.bfloat16 if gradient.dtype == torch.bfloat16 else torch.float32
 
 
 def _of_table(d_bias: Tensor, given: Inputs) -> Tensor:
