@@ -39,12 +39,12 @@ ENOUGH_PROGRAMS = 1024
 @triton.jit
 def pooled_weights(
     q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows, columns,
-    image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
-    pv_step, TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
+    image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide, table_width,
+    pk_step, pv_step, TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
-    """Of the pooled cells from `start`: keys, their inverse norms, (q̂ + QE)·k̂, p and dp."""
-    keys, inverse_k, cosine, logits = pooled_logits(
+    """Of the pooled cells from `start`: keys, their inverse norms, p and dp."""
+    keys, inverse_k, logits = pooled_logits(
         q, inverse_q, scaling, e, pooled_key, bias, rows, columns, image, head, heads, first,
         pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
         TABLE, D, DP, ALIGN, BN,
@@ -53,20 +53,20 @@ def pooled_weights(
     values = load_tile(pooled_value, image, cells, head, cell, cell < cells, pv_step, D, DP, ALIGN)
     dp = tl.dot(do, tl.trans(values), input_precision="ieee")
     p = tl.exp(logits - top[:, None]) * inverse_sum[:, None]
-    return keys, inverse_k, cosine, p, dp
+    return keys, inverse_k, p, dp
 
 
 @triton.jit
 def query_kernel(  # noqa: PLR0915
     query, key, value, pooled_key, pooled_value, embedding, scale, local_bias, bias, rows, columns,
-    gradient, norms, d_bias, d_scale, delta_out, pull_out, batch, parts_of_batch,
+    gradient, norms, d_bias, delta_out, pull_out, batch, parts_of_batch,
     heads, height, width, cells, cells_wide, table_width, q_step, k_step, v_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     ONE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """BM queries of one head, one image after the other; ONE block has all pooled cells.
 
-    Leaves δ, the bias's gradient, and of the gradients of scale and q̂ what pooled keys do.
+    Leaves δ, the bias's gradient and Σ ds k̂ over the pooled keys.
     """
     head = tl.program_id(0)
     part = tl.program_id(2)
@@ -76,9 +76,7 @@ def query_kernel(  # noqa: PLR0915
     here = pixel < pixels
     channel = tl.arange(0, DP)
     e = tl.load(embedding + head * D + channel, mask=channel < D, other=0.0).to(tl.float32)
-    seen = log_seen(pixel, height, width, cells, K)
-    scaling = tl.load(scale + head).to(tl.float32) * seen
-    scale_sum = tl.zeros((BM,), tl.float32)
+    scaling = tl.load(scale + head).to(tl.float32) * log_seen(pixel, height, width, cells, K)
     bias_sum = tl.zeros((BM, BN), tl.float32)
     d_bias += (part.to(tl.int64) * heads + head) * pixels * cells
     for image_number in range(part, batch, parts_of_batch):
@@ -105,7 +103,7 @@ def query_kernel(  # noqa: PLR0915
             delta += near_p * inverse_sum * tl.sum(wide_do * v.to(tl.float32), 1)
 
         if ONE:
-            keys, inverse_k, cosine, p, dp = pooled_weights(
+            keys, inverse_k, p, dp = pooled_weights(
                 q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
                 rows, columns, image, head, heads, first, pixel, here, 0, width, pixels, cells,
                 cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
@@ -113,26 +111,23 @@ def query_kernel(  # noqa: PLR0915
             delta += tl.sum(p * dp, 1)
             ds = p * (dp - delta[:, None])
             bias_sum += ds
-            slope = tl.sum(ds * cosine, 1)
             pull = tl.dot((ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee")
         else:
             for start in range(0, cells, BN):
-                keys, inverse_k, cosine, p, dp = pooled_weights(
+                keys, inverse_k, p, dp = pooled_weights(
                     q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
                     rows, columns, image, head, heads, first, pixel, here, start, width, pixels,
                     cells, cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
                 )  # fmt: skip
                 delta += tl.sum(p * dp, 1)
-            slope = tl.zeros((BM,), tl.float32)
             pull = tl.zeros((BM, DP), tl.float32)
             for start in range(0, cells, BN):
-                keys, inverse_k, cosine, p, dp = pooled_weights(
+                keys, inverse_k, p, dp = pooled_weights(
                     q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
                     rows, columns, image, head, heads, first, pixel, here, start, width, pixels,
                     cells, cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
                 )  # fmt: skip
                 ds = p * (dp - delta[:, None])
-                slope += tl.sum(ds * cosine, 1)
                 pull += tl.dot(
                     (ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee"
                 )
@@ -147,19 +142,16 @@ def query_kernel(  # noqa: PLR0915
             # Sums are read by other threads than wrote them.
             tl.debug_barrier()
 
-        scale_sum += slope * seen
         tl.store(delta_out + (image * heads + head) * pixels + pixel, delta, mask=here)
         at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
         stored = here[:, None] & (channel[None, :] < D)
-        tl.store(pull_out + at, pull * scaling[:, None], mask=stored)
+        tl.store(pull_out + at, pull, mask=stored)
 
     if ONE:
         far = tl.arange(0, BN)[None, :]
         at = (pixel - first)[:, None] * cells + far
         tile = d_bias + first.to(tl.int64) * cells
         tl.store(tile + at, bias_sum, mask=here[:, None] & (far < cells))
-    program = part * tl.num_programs(1) + tl.program_id(1)
-    tl.store(d_scale + program * heads + head, tl.sum(scale_sum, 0))
 
 
 @triton.jit
@@ -170,11 +162,12 @@ def window_kernel(  # noqa: PLR0915
     ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, KP: tl.constexpr,
     BM: tl.constexpr,
 ):  # fmt: skip
-    """BM queries of one head and image and their windows; `pull_in` is from the pooled keys.
+    """BM queries of one head and image and their windows; `pull_in` is Σ ds k̂ of the pooled keys.
 
     `learned` (programs, heads, ·) takes sums over the program's queries, in this order: query
-    embedding, scale, local bias, token bias, tokens. For every query and cell of its window,
-    (b, heads, K², h·w), `ds_out` takes ds times the query's scale, `share_out` the value's weight.
+    embedding (from the window's keys), scale, local bias, token bias, tokens. For every query and
+    cell of its window, (b, heads, K², h·w), `ds_out` takes ds times the query's scale, `share_out`
+    the value's weight.
     """
     head = tl.program_id(0)
     image = tl.program_id(2).to(tl.int64)
@@ -221,16 +214,18 @@ def window_kernel(  # noqa: PLR0915
         tl.store(ds_out + row + cell * pixels, ds * scaling, mask=here)
         tl.store(share_out + row + cell * pixels, share, mask=here)
 
-    pull = pull * scaling[:, None]
+    near_pull = pull * scaling[:, None]
     at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
     stored = here[:, None] & (channel[None, :] < D)
     far = tl.load(pull_in + at, mask=stored, other=0.0).to(tl.float32)
-    dq = normalize_backward(pull + far + from_tokens, q, inverse_q)
+    slope += tl.sum((unit + e[None, :]) * far, 1)
+    d_unit = near_pull + far * scaling[:, None] + from_tokens
+    dq = normalize_backward(d_unit, q, inverse_q)
     tl.store(d_query + at, dq, mask=stored)
     program = image * tl.num_programs(1) + tl.program_id(1)
     learned += (program * heads + head) * (D + 1 + 2 * K * K + D * K * K)
     window = tl.arange(0, KP)
-    tl.store(learned + channel, tl.sum(pull, 0), mask=channel < D)
+    tl.store(learned + channel, tl.sum(near_pull, 0), mask=channel < D)
     tl.store(learned + D, tl.sum(slope * seen, 0))
     tl.store(learned + D + 1 + window, tl.sum(all_ds, 0), mask=window < K * K)
     tl.store(learned + D + 1 + K * K + window, tl.sum(all_dp, 0), mask=window < K * K)
@@ -306,10 +301,10 @@ def pooled_kernel(
         do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
         top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
         delta = tl.load(delta_in + row + pixel, mask=here, other=0.0)
-        _keys, _inverse_k, _cosine, p, dp = pooled_weights(
+        _keys, _inverse_k, p, dp = pooled_weights(
             q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
-            columns, image, head, heads, first, pixel, here, start, width, pixels, cells, cells_wide,
-            table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
+            columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
+            cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
         )  # fmt: skip
         ds = p * (dp - delta[:, None]) * scaling[:, None]
         dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
@@ -358,27 +353,25 @@ def backward(gradient: Tensor, norms: Tensor, tensors: Sequence[Tensor | None]) 
     """The gradients of the operator's eleven tensors of floating point."""
     given = Inputs.of(*tensors)
     gradient = gradient.contiguous()
-    d_bias, far_scale, delta, pull = _of_bias(gradient, norms, given)
+    d_bias, delta, pull = _of_bias(gradient, norms, given)
     d_query, learned, ds, share = _of_queries(gradient, norms, delta, pull, given)
     d_key, d_value = _of_keys(gradient, ds, share, given)
     d_pooled_key, d_pooled_value, d_embedding = _of_pooled(gradient, norms, delta, given)
     _, channels, cells = given.tokens.shape
     widths = (channels, 1, cells, cells, channels * cells)
     # What an operator returns may not share memory.
-    near_embedding, near_scale, d_local_bias, d_token_bias, d_tokens = (
+    near_embedding, d_scale, d_local_bias, d_token_bias, d_tokens = (
         d.clone(memory_format=torch.contiguous_format) for d in learned.split(widths, 1)
     )
-    terms = (near_embedding + d_embedding, near_scale[:, 0] + far_scale, d_local_bias)
+    terms = (near_embedding + d_embedding, d_scale, d_local_bias)
     maps = (d_query, d_key, d_value, d_pooled_key, d_pooled_value)
     found = (*maps, *terms, d_tokens, d_token_bias)
     shaped = [d.reshape(x.shape).to(x.dtype) for d, x in zip(found, given, strict=False)]
     return [*shaped, d_bias.to(given.bias.dtype)]
 
 
-def _of_bias(
-    gradient: Tensor, norms: Tensor, given: Inputs
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of bias and scale and of q̂ from pooled keys; δ."""
+def _of_bias(gradient: Tensor, norms: Tensor, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """The bias's gradient, δ, and Σ ds k̂ of the pooled keys."""
     batch, height, width, heads, _ = given.query.shape
     pooled = tuple(given.pooled_key.shape[1:3])
     cells = pooled[0] * pooled[1]
@@ -387,7 +380,6 @@ def _of_bias(
     parts = min(batch, launch.cdiv(ENOUGH_PROGRAMS, heads * query_tiles))
     exact = {"dtype": torch.float32, "device": gradient.device}
     d_bias = torch.empty((parts, heads, height, width, *pooled), **exact)
-    d_scale = torch.empty((parts * query_tiles, heads), **exact)
     delta = torch.empty((batch, heads, height * width), **exact)
     pull = torch.empty(given.query.shape, dtype=_on_the_way(gradient), device=gradient.device)
     launch.run(
@@ -398,7 +390,6 @@ def _of_bias(
         gradient,
         norms,
         d_bias,
-        d_scale,
         delta,
         pull,
         batch,
@@ -410,7 +401,7 @@ def _of_bias(
     )
     whole = d_bias.sum(0)
     whole = whole if given.rows is None else _of_table(whole, given)
-    return whole, d_scale.sum(0), delta, pull
+    return whole, delta, pull
 
 
 def _of_queries(
