@@ -34,3 +34,10 @@ LAUNCHES = {
     "aggregated attention, 14 x 14, 12 heads": run(14, 7, 12),
     "aggregated attention, 128 x 128, 3 heads, table": run(128, 16, 3, table=True),
 }
+
+# Heads of 24 channels are 48 bytes, three loads of 16.
+WIDE = {
+    f"{name}.{kernel}_kernel"
+    for name in LAUNCHES
+    for kernel in ("forward", "query", "window", "key", "pooled")
+}
