@@ -39,7 +39,7 @@ _DEFAULT = {
     "aggregated_attention.queries": Blocks({"BM": 64, "BN": 64}, warps=8, stages=1),
     "aggregated_attention.window": Blocks({"BM": 64}, warps=8, stages=1),
     "aggregated_attention.keys": Blocks({"BM": 64}, warps=8, stages=1),
-    "aggregated_attention.pooled": Blocks({"BM": 32, "BN": 64}, warps=4, stages=1),
+    "aggregated_attention.pooled": Blocks({"BM": 64, "BN": 32}, warps=4, stages=1),
     "aggregated_attention.table": Blocks({"BC": 128}, warps=4, stages=1),
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),

@@ -102,7 +102,7 @@ def pooled_logits(
     pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
     TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Of the pooled cells from `start`: keys, their inverse norms and the logits."""
+    """Of the pooled cells from `start`: keys, their inverse norms, (q̂ + QE)·k̂ and the logits."""
     cell = start + tl.arange(0, BN)
     exists = cell < cells
     k = load_tile(pooled_key, image, cells, head, cell, exists, pk_step, D, DP, ALIGN)
@@ -117,7 +117,7 @@ def pooled_logits(
         cells_wide, table_width, TABLE,
     )  # fmt: skip
     logits = tl.where(exists[None, :], cosine * scaling[:, None] + b, float("-inf"))
-    return k, inverse_k, logits
+    return k, inverse_k, cosine, logits
 
 
 @triton.jit
@@ -163,7 +163,7 @@ def forward_kernel(
 
     mixed = tl.zeros((BM, DP), tl.float32)
     for start in range(0, cells, BN):
-        _, _, logits = pooled_logits(
+        _, _, _, logits = pooled_logits(
             q, inverse_q, scaling, e, pooled_key, bias, rows, columns, image, head, heads, first,
             pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
             TABLE, D, DP, ALIGN, BN,

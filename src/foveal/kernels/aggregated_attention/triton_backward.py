@@ -43,8 +43,8 @@ def pooled_weights(
     pk_step, pv_step, TABLE: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ALIGN: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
-    """Of the pooled cells from `start`: keys, their inverse norms, p and dp."""
-    keys, inverse_k, logits = pooled_logits(
+    """Of the pooled cells from `start`: keys, their inverse norms, (q̂ + QE)·k̂, p and dp."""
+    keys, inverse_k, cosine, logits = pooled_logits(
         q, inverse_q, scaling, e, pooled_key, bias, rows, columns, image, head, heads, first,
         pixel, here, start, width, pixels, cells, cells_wide, table_width, pk_step,
         TABLE, D, DP, ALIGN, BN,
@@ -53,7 +53,7 @@ def pooled_weights(
     values = load_tile(pooled_value, image, cells, head, cell, cell < cells, pv_step, D, DP, ALIGN)
     dp = tl.dot(do, tl.trans(values), input_precision="ieee")
     p = tl.exp(logits - top[:, None]) * inverse_sum[:, None]
-    return keys, inverse_k, p, dp
+    return keys, inverse_k, cosine, p, dp
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def query_kernel(  # noqa: PLR0915
             delta += near_p * inverse_sum * tl.sum(wide_do * v.to(tl.float32), 1)
 
         if ONE:
-            keys, inverse_k, p, dp = pooled_weights(
+            keys, inverse_k, _cosine, p, dp = pooled_weights(
                 q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
                 rows, columns, image, head, heads, first, pixel, here, 0, width, pixels, cells,
                 cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
@@ -114,7 +114,7 @@ def query_kernel(  # noqa: PLR0915
             pull = tl.dot((ds * inverse_k[None, :]).to(keys.dtype), keys, input_precision="ieee")
         else:
             for start in range(0, cells, BN):
-                keys, inverse_k, p, dp = pooled_weights(
+                keys, inverse_k, _cosine, p, dp = pooled_weights(
                     q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
                     rows, columns, image, head, heads, first, pixel, here, start, width, pixels,
                     cells, cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
@@ -122,7 +122,7 @@ def query_kernel(  # noqa: PLR0915
                 delta += tl.sum(p * dp, 1)
             pull = tl.zeros((BM, DP), tl.float32)
             for start in range(0, cells, BN):
-                keys, inverse_k, p, dp = pooled_weights(
+                keys, inverse_k, _cosine, p, dp = pooled_weights(
                     q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias,
                     rows, columns, image, head, heads, first, pixel, here, start, width, pixels,
                     cells, cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
@@ -165,9 +165,9 @@ def window_kernel(  # noqa: PLR0915
     """BM queries of one head and image and their windows; `pull_in` is Σ ds k̂ of the pooled keys.
 
     `learned` (programs, heads, ·) takes sums over the program's queries, in this order: query
-    embedding (from the window's keys), scale, local bias, token bias, tokens. For every query and
-    cell of its window, (b, heads, K², h·w), `ds_out` takes ds times the query's scale, `share_out`
-    the value's weight.
+    embedding and scale (both from the window's keys), local bias, token bias, tokens. For every
+    query and cell of its window, (b, heads, K², h·w), `ds_out` takes ds times the query's scale,
+    `share_out` the value's weight.
     """
     head = tl.program_id(0)
     image = tl.program_id(2).to(tl.int64)
@@ -218,7 +218,6 @@ def window_kernel(  # noqa: PLR0915
     at = (image * pixels + pixel[:, None]) * heads * D + head * D + channel[None, :]
     stored = here[:, None] & (channel[None, :] < D)
     far = tl.load(pull_in + at, mask=stored, other=0.0).to(tl.float32)
-    slope += tl.sum((unit + e[None, :]) * far, 1)
     d_unit = near_pull + far * scaling[:, None] + from_tokens
     dq = normalize_backward(d_unit, q, inverse_q)
     tl.store(d_query + at, dq, mask=stored)
@@ -275,7 +274,7 @@ def key_kernel(
 @triton.jit
 def pooled_kernel(
     query, pooled_key, pooled_value, embedding, scale, bias, rows, columns, gradient, norms,
-    delta_in, d_pooled_key, d_pooled_value, d_embedding,
+    delta_in, d_pooled_key, d_pooled_value, learned,
     heads, height, width, cells, cells_wide, table_width, q_step, pk_step, pv_step,
     TABLE: tl.constexpr, ALIGN: tl.constexpr, K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
@@ -292,21 +291,25 @@ def pooled_kernel(
     d_unit = tl.zeros((BN, DP), tl.float32)
     dv = tl.zeros((BN, DP), tl.float32)
     total = tl.zeros((BN,), tl.float32)
+    slope = tl.zeros((BN,), tl.float32)
     for first in range(0, pixels, BM):
         pixel = first + tl.arange(0, BM)
         here = pixel < pixels
         q = load_tile(query, image, pixels, head, pixel, here, q_step, D, DP, ALIGN)
         inverse_q = inverse_norm(q.to(tl.float32))
-        scaling = learned_scale * log_seen(pixel, height, width, cells, K)
+        seen = log_seen(pixel, height, width, cells, K)
+        scaling = learned_scale * seen
         do = load_tile(gradient, image, pixels, head, pixel, here, heads * D, D, DP, 1)
         top, inverse_sum = load_norms(norms, image, head, heads, pixel, here, pixels)
         delta = tl.load(delta_in + row + pixel, mask=here, other=0.0)
-        _keys, _inverse_k, p, dp = pooled_weights(
+        _keys, _inverse_k, cosine, p, dp = pooled_weights(
             q, inverse_q, scaling, e, do, top, inverse_sum, pooled_key, pooled_value, bias, rows,
             columns, image, head, heads, first, pixel, here, start, width, pixels, cells,
             cells_wide, table_width, pk_step, pv_step, TABLE, D, DP, ALIGN, BN,
         )  # fmt: skip
-        ds = p * (dp - delta[:, None]) * scaling[:, None]
+        ds = p * (dp - delta[:, None]) * seen[:, None]
+        slope += tl.sum(ds * cosine, 0)
+        ds = ds * learned_scale
         dv = tl.dot(tl.trans(p.to(do.dtype)), do, dv, input_precision="ieee")
         pulled = (ds * inverse_q[:, None]).to(q.dtype)
         d_unit = tl.dot(tl.trans(pulled), q, d_unit, input_precision="ieee")
@@ -321,10 +324,11 @@ def pooled_kernel(
     stored = exists[:, None] & (channel[None, :] < D)
     tl.store(d_pooled_key + at, normalize_backward(d_unit, wide_k, inverse), mask=stored)
     tl.store(d_pooled_value + at, dv, mask=stored)
-    # What the query embedding has from these keys: their ds are not rounded to low precision.
+    # What query embedding and scale have from these keys: no ds is rounded to low precision here.
     from_keys = tl.sum((total * inverse)[:, None] * wide_k, 0)
-    at = ((image * tl.num_programs(1) + tl.program_id(1)) * heads + head) * D + channel
-    tl.store(d_embedding + at, from_keys, mask=channel < D)
+    at = ((image * tl.num_programs(1) + tl.program_id(1)) * heads + head) * (D + 1)
+    tl.store(learned + at + channel, from_keys, mask=channel < D)
+    tl.store(learned + at + D, tl.sum(slope, 0))
 
 
 @triton.jit
@@ -356,14 +360,15 @@ def backward(gradient: Tensor, norms: Tensor, tensors: Sequence[Tensor | None]) 
     d_bias, delta, pull = _of_bias(gradient, norms, given)
     d_query, learned, ds, share = _of_queries(gradient, norms, delta, pull, given)
     d_key, d_value = _of_keys(gradient, ds, share, given)
-    d_pooled_key, d_pooled_value, d_embedding = _of_pooled(gradient, norms, delta, given)
+    d_pooled_key, d_pooled_value, far_learned = _of_pooled(gradient, norms, delta, given)
     _, channels, cells = given.tokens.shape
     widths = (channels, 1, cells, cells, channels * cells)
     # What an operator returns may not share memory.
-    near_embedding, d_scale, d_local_bias, d_token_bias, d_tokens = (
+    near_embedding, near_scale, d_local_bias, d_token_bias, d_tokens = (
         d.clone(memory_format=torch.contiguous_format) for d in learned.split(widths, 1)
     )
-    terms = (near_embedding + d_embedding, d_scale, d_local_bias)
+    d_embedding = near_embedding + far_learned[:, :channels]
+    terms = (d_embedding, near_scale[:, 0] + far_learned[:, channels], d_local_bias)
     maps = (d_query, d_key, d_value, d_pooled_key, d_pooled_value)
     found = (*maps, *terms, d_tokens, d_token_bias)
     shaped = [d.reshape(x.shape).to(x.dtype) for d, x in zip(found, given, strict=False)]
@@ -517,14 +522,14 @@ def _of_keys(gradient: Tensor, ds: Tensor, share: Tensor, given: Inputs) -> tupl
 def _of_pooled(
     gradient: Tensor, norms: Tensor, delta: Tensor, given: Inputs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of pooled keys and values, and what the query embedding has from the keys."""
+    """The gradients of pooled keys and values; what embedding and scale have from these keys."""
     batch, rows, columns, heads, channels = given.pooled_key.shape
     keys, values = given.pooled_key, given.pooled_value
     d_key, d_value = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (keys, values))
     tiles = given.tiles("pooled")
     grid = (heads, launch.cdiv(rows * columns, tiles.sizes["BN"]), batch)
-    d_embedding = torch.empty(
-        (batch * grid[1], heads, channels), dtype=torch.float32, device=keys.device
+    learned = torch.empty(
+        (batch * grid[1], heads, channels + 1), dtype=torch.float32, device=keys.device
     )
     numbers = given.numbers()
     launch.run(
@@ -543,10 +548,10 @@ def _of_pooled(
         delta,
         d_key,
         d_value,
-        d_embedding,
+        learned,
         *numbers[:7],
         *numbers[9:],
         blocks=tiles,
         **given.constants(),
     )
-    return d_key, d_value, d_embedding.sum(0)
+    return d_key, d_value, learned.sum(0)
