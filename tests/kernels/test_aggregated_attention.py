@@ -302,10 +302,10 @@ def recording():
         yield names
 
 
-@pytest.mark.parametrize("zero", [0, 1, 3])
-def test_kernels_take_vectors_of_zeros(zero: int) -> None:
+def test_kernels_take_vectors_of_zeros() -> None:
     tensors, terms, mlp = on_kernels((2, 3), (1, 2))
-    tensors[zero].detach()[:, 0] = 0
+    query, key, _, pooled_key, _ = (t.detach() for t in tensors)
+    query[:, 0, 0], key[:, 1, 2], pooled_key[:, 0, 1] = 0, 0, 0
     expected, found = (
         torch.autograd.grad(
             aggregated_attention(
@@ -335,6 +335,7 @@ def test_what_kernels_cannot_run_is_said() -> None:
 
 def test_kernels_stay_whole_when_compiled() -> None:
     tensors, terms, mlp = on_kernels((2, 3), (1, 2))
+    tensors = [t.detach() for t in tensors]
 
     def run(*tensors: Tensor) -> Tensor:
         q, k, v, pooled_k, pooled_v = tensors

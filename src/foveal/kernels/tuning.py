@@ -46,4 +46,6 @@ _DEFAULT = {
 }
 
 # (version of Triton, kernel): what that version needs instead.
-_OF_VERSION: dict[tuple[str, str], Blocks] = {}
+_OF_VERSION: dict[tuple[str, str], Blocks] = {
+    ("3.6", "aggregated_attention.queries"): Blocks({"BM": 64, "BN": 32}, warps=8, stages=1),
+}

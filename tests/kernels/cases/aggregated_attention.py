@@ -99,6 +99,7 @@ def case(
     window: int = 3,
     pretrain_cells: int | None = None,
     dense: bool = True,
+    checked: bool = False,
     slow: bool = False,
 ) -> Case:
     """`size` is (b, h, w), `heads` their number and channels."""
@@ -111,15 +112,15 @@ def case(
         (full, full, full, pooled, pooled, *terms, (8, 2), (8,), (n, 8), (n,)),
         exact=range(5, 14),
         prepare=prepare,
-        operator=operator(pretrain_cells, dense) if not slow else None,
+        operator=operator(pretrain_cells, dense) if checked else None,
         slow=slow,
     )
 
 
 CASES = [
     case("ragged", (2, 5, 7), (2, 3), (2, 24)),
-    case("table", (1, 4, 6), (2, 3), (2, 8), dense=False),
-    case("one row, interpolated", (1, 1, 5), (1, 2), (1, 24), pretrain_cells=2),
+    case("table", (1, 4, 6), (2, 3), (1, 8), dense=False, checked=True),
+    case("one row, interpolated", (1, 1, 5), (1, 2), (1, 24), pretrain_cells=2, checked=True),
     case("table, half pixels", (2, 7, 3), (3, 2), (1, 8), dense=False, slow=True),
     case("many pooled cells", (2, 9, 9), (9, 9), (2, 24), slow=True),
     case("many in a table", (1, 9, 10), (9, 10), (1, 24), dense=False, slow=True),
