@@ -1,19 +1,25 @@
 """Aggregated attention and its position bias against the formulas, one pair at a time."""
 
+from contextlib import contextmanager
 from math import log2
+from unittest import mock
 
 import pytest
 import torch
+from tests.kernels.harness import DEVICE
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveal.kernels import chunks
+from foveal import create_model
+from foveal.errors import BackendError
+from foveal.kernels import chunks, launch
 from foveal.kernels.aggregated_attention import (
     AttentionTerms,
     aggregated_attention,
     aggregated_attention_weights,
 )
 from foveal.kernels.biased_attention import biased_attention, biased_attention_weights
+from foveal.kernels.dispatch import use_backend
 from foveal.kernels.position_bias import (
     BiasMLP,
     LogSpacedBias,
@@ -255,3 +261,103 @@ def test_low_precision_is_computed_in_float32() -> None:
     exact = aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16())
+
+
+@pytest.mark.parametrize("position_bias", ["extrapolate", "interpolate"])
+def test_transnext_is_the_same_on_every_backend(position_bias: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(
+        "transnext_micro",
+        embed_dims=(24, 24),
+        num_heads=(1, 1),
+        depths=(1, 1),
+        token_mixers="AA",
+        mlp_ratios=(1, 1),
+        sr_ratios=(4, 2),
+        pretrain_size=32,
+        num_classes=3,
+        position_bias=position_bias,
+    )
+    model.eval().to(DEVICE)
+    image = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    with torch.no_grad():
+        with use_backend("reference"):
+            expected = model.forward_features(image)
+        with use_backend("triton"), recording() as launched:
+            found = model.forward_features(image)
+    assert launched == ["forward_kernel"] * 2
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+
+
+@contextmanager
+def recording():
+    """The names of the kernels launched inside."""
+    names, run = [], launch.run
+
+    def named(kernel, *args: object, **settings: object) -> None:
+        names.append(kernel.fn.__name__)
+        run(kernel, *args, **settings)
+
+    with mock.patch.object(launch, "run", named):
+        yield names
+
+
+def test_kernels_take_vectors_of_zeros() -> None:
+    tensors, terms, mlp = on_kernels((2, 3), (1, 2))
+    query, key, _, pooled_key, _ = (t.detach() for t in tensors)
+    query[:, 0, 0], key[:, 1, 2], pooled_key[:, 0, 1] = 0, 0, 0
+    expected, found = (
+        torch.autograd.grad(
+            aggregated_attention(
+                *tensors, terms, LogSpacedBias(mlp, 5), backend=backend
+            ).square().sum(),
+            tensors,
+        )
+        for backend in ("reference", "triton")
+    )  # fmt: skip
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=1e-4)
+
+
+def test_kernels_need_no_copy_of_slices() -> None:
+    draw = torch.Generator().manual_seed(0)
+    keys_values = torch.randn(2, 3, 4, 2 * 48, generator=draw)
+    halves = [half.unflatten(-1, (2, 24)) for half in keys_values.chunk(2, -1)]
+    assert all(triton_rows(half) is half for half in halves)
+    turned = keys_values.transpose(1, 2)[..., :48].unflatten(-1, (2, 24))
+    assert triton_rows(turned).is_contiguous()
+
+
+def test_what_kernels_cannot_run_is_said() -> None:
+    tensors, terms, mlp = on_kernels((2, 3), (1, 2), window=7)
+    with pytest.raises(BackendError, match="windows have 25 cells at most, not 49"):
+        aggregated_attention(*tensors, terms, LogSpacedBias(mlp, 5), backend="triton")
+
+
+def test_kernels_stay_whole_when_compiled() -> None:
+    tensors, terms, mlp = on_kernels((2, 3), (1, 2))
+    tensors = [t.detach() for t in tensors]
+
+    def run(*tensors: Tensor) -> Tensor:
+        q, k, v, pooled_k, pooled_v = tensors
+        bias = LogSpacedBias(mlp, 5)
+        return aggregated_attention(q, k, v, pooled_k, pooled_v, terms, bias, backend="triton")
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), run(*tensors))
+
+
+def triton_rows(x: Tensor) -> Tensor:
+    from foveal.kernels.aggregated_attention.triton import as_rows
+
+    return as_rows(x)
+
+
+def on_kernels(
+    size: tuple[int, int], cells: tuple[int, int], window: int = 3
+) -> tuple[Five, AttentionTerms, BiasMLP]:
+    """`inputs` in float32, where kernels run; the first five want gradients."""
+    tensors, terms, mlp = inputs(size, cells, window)
+    q, k, v, pooled_k, pooled_v = (t.to(DEVICE, torch.float32).requires_grad_() for t in tensors)
+    terms = AttentionTerms(*(t.to(DEVICE, torch.float32) for t in terms))
+    mlp = BiasMLP(*(t.to(DEVICE, torch.float32) for t in mlp))
+    return (q, k, v, pooled_k, pooled_v), terms, mlp

@@ -50,6 +50,12 @@ def _depthwise(kernel: str, columns: Mapping[int, int]) -> dict[str, Blocks]:
 
 
 _DEFAULT = {
+    "aggregated_attention.forward": Blocks({"BM": 64, "BN": 32}, warps=8, stages=1),
+    "aggregated_attention.queries": Blocks({"BM": 64, "BN": 64}, warps=8, stages=1),
+    "aggregated_attention.window": Blocks({"BM": 64}, warps=8, stages=1),
+    "aggregated_attention.keys": Blocks({"BM": 64}, warps=8, stages=1),
+    "aggregated_attention.pooled": Blocks({"BM": 64, "BN": 32}, warps=4, stages=1),
+    "aggregated_attention.table": Blocks({"BC": 128}, warps=4, stages=1),
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
     "depthwise_convolution.epilogue_backward": Blocks({"BP": 16, "BC": 64}),
@@ -63,4 +69,6 @@ _DEFAULT = {
 }
 
 # (version of Triton, kernel): what that version needs instead.
-_OF_VERSION: dict[tuple[str, str], Blocks] = {}
+_OF_VERSION: dict[tuple[str, str], Blocks] = {
+    ("3.6", "aggregated_attention.queries"): Blocks({"BM": 64, "BN": 32}, warps=8, stages=1),
+}

@@ -12,8 +12,9 @@ Window cells are in row-major order; v is 0 outside the map.
 from jaxtyping import Float
 from torch import Tensor
 
-from foveal.kernels.aggregated_attention import reference
+from foveal.kernels.aggregated_attention import fused, reference
 from foveal.kernels.aggregated_attention.reference import AttentionTerms, Weights
+from foveal.kernels.dispatch import Backend, dispatch, plain
 from foveal.kernels.operators import operator
 from foveal.kernels.position_bias import LogSpacedBias
 
@@ -28,6 +29,8 @@ def aggregated_attention(
     pooled_value: Float[Tensor, "b hp wp n d"],
     terms: AttentionTerms,
     bias: LogSpacedBias,
+    *,
+    backend: str = "auto",
 ) -> Float[Tensor, "b h w n d"]:
     """Attention to the window around each position and to the pooled map, n heads of d channels.
 
@@ -36,11 +39,14 @@ def aggregated_attention(
         pooled_key, pooled_value: of every pooled cell.
         terms: what is learned beside them, float32 or better; the window follows from it.
         bias: B, float32 or better.
+        backend: "auto", "triton" or "reference".
 
     Returns:
         y in query's dtype. Everything between is computed in float32 or better.
     """
-    return _attention(query, key, value, pooled_key, pooled_value, *terms, *bias.mlp, *bias[1:])
+    attended = (query, key, value, pooled_key, pooled_value)
+    args = (*attended, *terms, *bias.mlp, *bias[1:])
+    return dispatch("aggregated_attention", _LADDER, backend, args)
 
 
 _attention = operator(
@@ -50,6 +56,8 @@ _attention = operator(
     "int pretrain_side, int? pretrain_cells)",
     lambda query, *_: query.new_empty(query.shape),
 )(reference.attention_of_tensors)
+
+_LADDER = (Backend("triton", fused.objection, fused.attention), plain(_attention))
 
 
 def aggregated_attention_weights(
