@@ -37,6 +37,25 @@ def _triton() -> str:
 _DEFAULT = {
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
+    # "deep" where the channels of a head take more than 64 bytes, "deepest" beyond 256.
+    "neighborhood_attention.forward": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
+    "neighborhood_attention.forward.deep": Blocks({"BY": 8, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1),
+    "neighborhood_attention.forward.deepest": Blocks(
+        {"BY": 4, "BX": 4, "BN": 16, "IMAGES": 1}, 4, 1
+    ),
+    "neighborhood_attention.d_query": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
+    "neighborhood_attention.d_query.deep": Blocks({"BY": 8, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1),
+    "neighborhood_attention.d_query.deepest": Blocks(
+        {"BY": 4, "BX": 4, "BN": 16, "IMAGES": 1}, 8, 1
+    ),
+    "neighborhood_attention.d_key_value": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
+    "neighborhood_attention.d_key_value.deep": Blocks(
+        {"BY": 4, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1
+    ),
+    "neighborhood_attention.d_key_value.deepest": Blocks(
+        {"BY": 4, "BX": 4, "BN": 16, "IMAGES": 1}, 4, 1
+    ),
+    "neighborhood_attention.d_bias": Blocks({"BP": 64}),
 }
 
 # (version of Triton, kernel): what that version needs instead.
