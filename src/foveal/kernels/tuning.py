@@ -59,4 +59,8 @@ _DEFAULT = {
 }
 
 # (version of Triton, kernel): what that version needs instead.
-_OF_VERSION: dict[tuple[str, str], Blocks] = {}
+_OF_VERSION: dict[tuple[str, str], Blocks] = {
+    ("3.6", "neighborhood_attention.d_key_value"): Blocks(
+        {"BY": 8, "BX": 8, "BN": 32, "IMAGES": 1}
+    ),
+}

@@ -17,7 +17,6 @@ from foveal.kernels.dispatch import Backend, dispatch, plain
 from foveal.kernels.neighborhood_attention import fused, reference
 from foveal.kernels.operators import operator
 
-
 _attention = operator(
     "neighborhood_attention(Tensor q, Tensor k, Tensor v, Tensor position_bias, "
     "SymInt[2] size, int kernel)",

@@ -30,6 +30,18 @@ _LOG2_E = 1.4426950408889634
 
 
 @triton.jit
+def _tile(heads, height, width, columns, BY: tl.constexpr, BX: tl.constexpr):
+    """A program's head, first row and column; its positions by number, row, column, on the map?
+
+    Past the end of the map a tile repeats its last positions.
+    """
+    head, tile = tl.program_id(0) % heads, tl.program_id(0) // heads
+    y0, x0, m = tile // columns * BY, tile % columns * BX, tl.arange(0, BY * BX)
+    y, x = tl.minimum(y0 + m // BX, height - 1), tl.minimum(x0 + m % BX, width - 1)
+    return head, y0, x0, m, y, x, (y0 + m // BX < height) & (x0 + m % BX < width)
+
+
+@triton.jit
 def _start(position, size, S: tl.constexpr):
     """The first neighbour along an axis."""
     return tl.minimum(tl.maximum(position - S // 2, 0), size - S)
@@ -66,20 +78,17 @@ def forward_kernel(
     """A program has a tile of queries and goes through the blocks of keys that they see."""
     BM: tl.constexpr = BY * BX
     SPAN: tl.constexpr = BX + S - 1
-    head, tile = tl.program_id(0) % heads, tl.program_id(0) // heads
-    y0, x0 = tile // columns * BY, tile % columns * BX
-    m, n, channel = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, DP)[None, :]
-    kept, inner = channel < D, (y0 + m // BX < h) & (x0 + m % BX < w)
-    # Past the end of the map a tile repeats its last positions, past that of the batch the image.
-    y, x = tl.minimum(y0 + m // BX, h - 1), tl.minimum(x0 + m % BX, w - 1)
+    head, y0, x0, m, y, x, inner = _tile(heads, h, w, columns, BY, BX)
+    n, channel = tl.arange(0, BN), tl.arange(0, DP)[None, :]
+    kept = channel < D
     qy, qx = y[:, None], x[:, None]
     top, left = _start(qy, height, S), _start(qx, width, S)
     first_y, first_x = _start(y0, height, S), _start(x0, width, S)
     table += head * (2 * S - 1) * (2 * S - 1)
     first = tl.program_id(1) * IMAGES
-    q += head * sh + first.to(tl.int64) * sb
-    k += head * sh + first.to(tl.int64) * sb
-    v += head * sh + first.to(tl.int64) * sb
+    start = head * sh + first.to(tl.int64) * sb
+    q, k, v = q + start, k + start, v + start
+    # Past the end of the batch a program repeats the last image.
     last = batch - 1 - first
 
     queries, highest, totals, sums = (), (), (), ()
@@ -126,37 +135,34 @@ def d_query_kernel(
     """As forward: gradients of a tile of queries, and of the biases they met."""
     BM: tl.constexpr = BY * BX
     SPAN: tl.constexpr = BX + S - 1
-    head, tile = tl.program_id(0) % heads, tl.program_id(0) // heads
-    y0, x0 = tile // columns * BY, tile % columns * BX
-    m, n, channel = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, DP)[None, :]
-    kept, inner = channel < D, (y0 + m // BX < h) & (x0 + m % BX < w)
-    y, x = tl.minimum(y0 + m // BX, h - 1), tl.minimum(x0 + m % BX, w - 1)
+    head, y0, x0, m, y, x, inner = _tile(heads, h, w, columns, BY, BX)
+    n, channel = tl.arange(0, BN), tl.arange(0, DP)[None, :]
+    kept = channel < D
     qy, qx = y[:, None], x[:, None]
     top, left = _start(qy, height, S), _start(qx, width, S)
     first_y, first_x = _start(y0, height, S), _start(x0, width, S)
     table += head * (2 * S - 1) * (2 * S - 1)
     first = tl.program_id(1) * IMAGES
-    q += head * sh + first.to(tl.int64) * sb
-    k += head * sh + first.to(tl.int64) * sb
-    v += head * sh + first.to(tl.int64) * sb
+    start = head * sh + first.to(tl.int64) * sb
+    q, k, v = q + start, k + start, v + start
     last = batch - 1 - first
 
     out_at = ((qy * w + qx) * heads + head) * D + channel
     queries, d_results, means, log_sums, d_queries = (), (), (), (), ()
     for g in tl.static_range(IMAGES):
         # Past an end nothing comes back, and so nothing is added to any gradient.
-        inside = inner & (m * 0 + g <= last)
+        inside, image = inner & (m * 0 + g <= last), tl.minimum(g, last).to(tl.int64)
         at = (first + g).to(tl.int64) * h * w * heads * D + out_at
         d_result = tl.load(d_out + at, mask=inside[:, None] & kept, other=0.0)
         result = tl.load(out + at, mask=inside[:, None] & kept, other=0.0)
-        mean = tl.sum(result.to(tl.float32) * d_result.to(tl.float32), 1)
-        at = ((first + g).to(tl.int64) * heads + head) * h * w + y * w + x
-        tl.store(delta + at, mean, mask=inside)
-        means += (mean,)
-        log_sums += (tl.load(lse + at, mask=inside, other=0.0) * 1.4426950408889634,)
+        means += (tl.sum(result.to(tl.float32) * d_result.to(tl.float32), 1),)
+        row = ((first + g).to(tl.int64) * heads + head) * h * w + y * w + x
+        tl.store(delta + row, means[g], mask=inside)
+        row = ((first + image) * heads + head) * h * w + y * w + x
+        log_sums += (tl.load(lse + row) * 1.4426950408889634,)
+        at = q + image * sb + qy * sy + qx * sx + channel
+        queries += (tl.load(at, mask=kept, other=0.0),)
         d_results += (d_result,)
-        at = q + tl.minimum(g, last).to(tl.int64) * sb + qy * sy + qx * sx + channel
-        queries += (tl.load(at, mask=inside[:, None] & kept, other=0.0),)
         d_queries += (tl.zeros((BM, DP), tl.float32),)
     # (group of images, head, query, neighbour): a row of neighbours lies together.
     d_near += (tl.program_id(1).to(tl.int64) * heads + head) * h * w * (S * S)
@@ -183,8 +189,7 @@ def d_query_kernel(
     for g in tl.static_range(IMAGES):
         inside = inner & (m * 0 + g <= last)
         at = d_q + (first + g).to(tl.int64) * hp * wp * heads * D + d_query_at
-        d_query = d_queries[g] * (scale * 0.6931471805599453)
-        tl.store(at, d_query, mask=inside[:, None] & kept)
+        tl.store(at, d_queries[g] * (scale * 0.6931471805599453), mask=inside[:, None] & kept)
 
 
 @triton.jit
@@ -196,20 +201,16 @@ def d_key_value_kernel(
 ):  # fmt: skip
     """A program has a tile of keys and goes through the blocks of queries that see them."""
     BM: tl.constexpr = BY * BX
-    head, tile = tl.program_id(0) % heads, tl.program_id(0) // heads
-    y0, x0 = tile // columns * BY, tile % columns * BX
-    m, n, channel = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, DP)[None, :]
-    kept, inner = channel < D, (y0 + m // BX < height) & (x0 + m % BX < width)
-    ky = tl.minimum(y0 + m // BX, height - 1)[:, None]
-    kx = tl.minimum(x0 + m % BX, width - 1)[:, None]
+    head, y0, x0, m, y, x, inner = _tile(heads, height, width, columns, BY, BX)
+    n, channel = tl.arange(0, BN), tl.arange(0, DP)[None, :]
+    kept, ky, kx = channel < D, y[:, None], x[:, None]
     first_y, last_y = _seen_from(y0, height, h, S, BY)
     first_x, last_x = _seen_from(x0, width, w, S, BX)
     span = last_x - first_x + 1
     table += head * (2 * S - 1) * (2 * S - 1)
     first = tl.program_id(1) * IMAGES
-    q += head * sh + first.to(tl.int64) * sb
-    k += head * sh + first.to(tl.int64) * sb
-    v += head * sh + first.to(tl.int64) * sb
+    start = head * sh + first.to(tl.int64) * sb
+    q, k, v = q + start, k + start, v + start
     d_out += first.to(tl.int64) * h * w * heads * D + head * D
     lse += (first.to(tl.int64) * heads + head) * h * w
     delta += (first.to(tl.int64) * heads + head) * h * w
@@ -223,22 +224,22 @@ def d_key_value_kernel(
         d_keys += (tl.zeros((BM, DP), tl.float32),)
         d_values += (tl.zeros((BM, DP), tl.float32),)
     for j in range(0, (last_y - first_y + 1) * span, BN):
-        y, x = first_y + (j + n) // span, first_x + (j + n) % span
-        seen = (y <= last_y)[:, None] & kept
+        qy, qx = first_y + (j + n) // span, first_x + (j + n) % span
+        seen = (qy <= last_y)[:, None] & kept
         # Queries of rows after the last see nothing.
-        top = tl.where(y <= last_y, _start(y, height, S), height)[None, :]
-        left = _start(x, width, S)[None, :]
-        bias = _bias(table, y[None, :], x[None, :], top, left, ky, kx, S)
-        query_at, out_at = (y * sy + x * sx)[:, None], ((y * w + x) * heads * D)[:, None]
+        top = tl.where(qy <= last_y, _start(qy, height, S), height)[None, :]
+        left = _start(qx, width, S)[None, :]
+        bias = _bias(table, qy[None, :], qx[None, :], top, left, ky, kx, S)
+        query_at, out_at = (qy * sy + qx * sx)[:, None], ((qy * w + qx) * heads * D)[:, None]
         more, weighted = (), ()
         for g in tl.static_range(IMAGES):
             image = tl.minimum(g, last).to(tl.int64)
             query = tl.load(q + image * sb + query_at + channel, mask=seen, other=0.0)
             result = d_out + image * h * w * heads * D
             d_result = tl.load(result + out_at + channel, mask=seen, other=0.0)
-            row = image * heads * h * w + y * w + x
-            log_sum = tl.load(lse + row, mask=y <= last_y, other=0.0) * 1.4426950408889634
-            mean = tl.load(delta + row, mask=y <= last_y, other=0.0)
+            row = image * heads * h * w + qy * w + qx
+            log_sum = tl.load(lse + row, mask=qy <= last_y, other=0.0) * 1.4426950408889634
+            mean = tl.load(delta + row, mask=qy <= last_y, other=0.0)
             logits = _product(keys[g], tl.trans(query)) * scale + bias
             weight = tl.exp2(logits - log_sum[None, :])
             weighted += (d_values[g] + _product(weight.to(query.dtype), d_result),)
