@@ -58,6 +58,8 @@ def test_equals_the_definition(h: int, w: int, s: int) -> None:
     tensors = inputs(h, w, s)
     found, expected = attend(tensors, s), by_definition(tensors, s)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(tensors, s), expected, rtol=1e-10, atol=1e-10)
     cotangent = torch.randn_like(found)
     ours = torch.autograd.grad(found, tensors, cotangent)
     theirs = torch.autograd.grad(expected, tensors, cotangent)

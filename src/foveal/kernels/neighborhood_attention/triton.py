@@ -13,6 +13,9 @@ No sum is left to atomics: the table's gradient is stored by query and neighbour
 images per program, and gathered from there.
 """
 
+# Loops over `static_range` and tuples of blocks are Triton's, not Python's.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
