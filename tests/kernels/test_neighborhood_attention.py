@@ -1,11 +1,17 @@
 """Neighbourhood attention against its definition, position by position."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tests.kernels import harness
 from torch import Tensor
 
+from foveal.errors import BackendError
 from foveal.kernels import chunks
+from foveal.kernels.dispatch import use_backend
 from foveal.kernels.neighborhood_attention import neighborhood_attention, neighborhood_weights
+from foveal.models.dat import DAT, VARIANTS
 
 SIZES = [
     (7, 7, 7),
@@ -52,6 +58,8 @@ def test_equals_the_definition(h: int, w: int, s: int) -> None:
     tensors = inputs(h, w, s)
     found, expected = attend(tensors, s), by_definition(tensors, s)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(tensors, s), expected, rtol=1e-10, atol=1e-10)
     cotangent = torch.randn_like(found)
     ours = torch.autograd.grad(found, tensors, cotangent)
     theirs = torch.autograd.grad(expected, tensors, cotangent)
@@ -87,3 +95,71 @@ def test_low_precision_keeps_its_dtype() -> None:
     assert out.dtype == torch.bfloat16
     exact = neighborhood_attention(q.float(), k.float(), v.float(), bias.float(), (9, 8), 7)
     torch.testing.assert_close(out, exact.bfloat16())
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, s: int) -> Tensor:
+    return neighborhood_attention(q, k, v, bias, (q.shape[1], q.shape[2]), s, backend="triton")
+
+
+def on_device(tensors: list[Tensor]) -> list[Tensor]:
+    return [t.detach().float().to(harness.DEVICE).requires_grad_() for t in tensors]
+
+
+def test_images_of_one_program_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.kernels.neighborhood_attention import triton
+
+    tensors = inputs(4, 9, 3)
+    tensors = on_device([*(torch.cat([t, t + 1])[:3] for t in tensors[:3]), tensors[3]])
+    alone = harness.with_gradients(lambda *t: fused(*t, s=3), tensors)
+    monkeypatch.setattr(triton, "PROGRAMS", 0)
+    assert triton._plan("d_query", tensors[0], (4, 9), 3).grid == (4, 2)
+    together = harness.with_gradients(lambda *t: fused(*t, s=3), tensors)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_the_kernels_take_a_neighbourhood_of_one() -> None:
+    tensors = on_device(inputs(2, 5, 1))
+    out, *gradients = harness.with_gradients(lambda *t: fused(*t, s=1), tensors)
+    torch.testing.assert_close(out, tensors[2])
+    # A softmax of one number is one, whatever the number.
+    for gradient in (gradients[0], gradients[1], gradients[3]):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("s", "d", "dtype", "reason"),
+    [
+        (15, 4, torch.float32, "at most 13 positions a side, not 15"),
+        (3, 130, torch.float32, "at most 128 channels, not 130"),
+        (3, 4, torch.float16, "one dtype"),
+    ],
+)
+def test_what_the_kernels_cannot_do(s: int, d: int, dtype: torch.dtype, reason: str) -> None:
+    q, k = (torch.zeros(1, s, s, 1, d, device=harness.DEVICE) for _ in range(2))
+    bias = torch.zeros(1, 2 * s - 1, 2 * s - 1, device=harness.DEVICE)
+    with pytest.raises(BackendError, match=reason):
+        fused(q, k.to(dtype), k, bias, s)
+
+
+def test_a_network_is_the_same_on_the_kernels() -> None:
+    config = replace(
+        VARIANTS["dat_pp_tiny"],
+        dims=(16, 16),
+        depths=(1, 1),
+        stage_spec=("N", "N"),
+        num_heads=(1, 1),
+        num_groups=(1, 1),
+        offset_strides=(1, 1),
+        offset_kernels=(3, 3),
+        neighborhood_size=5,
+        num_classes=4,
+        img_size=32,
+    )
+    torch.manual_seed(0)
+    model = DAT(config).eval().to(harness.DEVICE)
+    image = torch.randn(1, 3, 32, 32, device=harness.DEVICE)
+    outputs = []
+    for backend in ("reference", "triton"):
+        with use_backend(backend), torch.no_grad():
+            outputs.append(model(image))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)

@@ -66,9 +66,31 @@ _DEFAULT = {
     **_depthwise("focal_aggregation.level_backward", {}),
     "focal_aggregation.global": Blocks({"BP": 16, "BC": 64}),
     "focal_aggregation.global_backward": Blocks({"BP": 16, "BC": 64, "STEPS": 16}),
+    # "deep" where the channels of a head take more than 64 bytes, "deepest" beyond 256.
+    "neighborhood_attention.forward": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
+    "neighborhood_attention.forward.deep": Blocks({"BY": 8, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1),
+    "neighborhood_attention.forward.deepest": Blocks(
+        {"BY": 4, "BX": 4, "BN": 16, "IMAGES": 1}, 4, 1
+    ),
+    "neighborhood_attention.d_query": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
+    "neighborhood_attention.d_query.deep": Blocks({"BY": 8, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1),
+    "neighborhood_attention.d_query.deepest": Blocks(
+        {"BY": 4, "BX": 4, "BN": 16, "IMAGES": 1}, 8, 1
+    ),
+    "neighborhood_attention.d_key_value": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
+    "neighborhood_attention.d_key_value.deep": Blocks(
+        {"BY": 4, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1
+    ),
+    "neighborhood_attention.d_key_value.deepest": Blocks(
+        {"BY": 4, "BX": 4, "BN": 16, "IMAGES": 1}, 4, 1
+    ),
+    "neighborhood_attention.d_bias": Blocks({"BP": 64}),
 }
 
 # (version of Triton, kernel): what that version needs instead.
 _OF_VERSION: dict[tuple[str, str], Blocks] = {
     ("3.6", "aggregated_attention.queries"): Blocks({"BM": 64, "BN": 32}, warps=8, stages=1),
+    ("3.6", "neighborhood_attention.d_key_value"): Blocks(
+        {"BY": 8, "BX": 8, "BN": 32, "IMAGES": 1}
+    ),
 }

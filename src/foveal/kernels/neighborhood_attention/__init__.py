@@ -13,8 +13,20 @@ Logits and softmax are float32 at least; the result has the dtype of `q`.
 from jaxtyping import Float
 from torch import Tensor
 
-from foveal.kernels.neighborhood_attention import reference
+from foveal.kernels.dispatch import Backend, dispatch, plain
+from foveal.kernels.neighborhood_attention import fused, reference
 from foveal.kernels.operators import operator
+
+_attention = operator(
+    "neighborhood_attention(Tensor q, Tensor k, Tensor v, Tensor position_bias, "
+    "SymInt[2] size, int kernel)",
+    lambda q, _k, _v, _bias, size, _: q.new_empty(q.shape[0], *size, *q.shape[3:]),
+)(reference.neighborhood_attention)
+
+_LADDER = (
+    Backend("triton", fused.objection, fused.neighborhood_attention),
+    plain(_attention),
+)
 
 
 def neighborhood_attention(
@@ -24,16 +36,12 @@ def neighborhood_attention(
     position_bias: Float[Tensor, "heads m m"],
     size: tuple[int, int],
     kernel: int,
+    *,
+    backend: str = "auto",
 ) -> Float[Tensor, "b h w heads d"]:
     """Attention to the `kernel` x `kernel` neighbours; the module says what exactly."""
-    return _attention(q, k, v, position_bias, size, kernel)
-
-
-_attention = operator(
-    "neighborhood_attention(Tensor q, Tensor k, Tensor v, Tensor position_bias, "
-    "SymInt[2] size, int kernel)",
-    lambda q, _k, _v, _bias, size, _: q.new_empty(q.shape[0], *size, *q.shape[3:]),
-)(reference.neighborhood_attention)
+    args = (q, k, v, position_bias, size, kernel)
+    return dispatch("neighborhood_attention", _LADDER, backend, args)
 
 
 def neighborhood_weights(

@@ -4,6 +4,9 @@ The neighbourhoods of s consecutive positions lie within 2s − 1 positions. So 
 tiles of s x s queries, every tile attends densely to a window of (2s − 1)² keys, and −∞ removes
 what is not in a query's own neighbourhood. The table of biases carries that −∞ in an extra row and
 column, so that two look-ups, one an axis, give bias and mask at once.
+
+On a small map most of a window is the whole map anyway. There, where no gradients are asked for,
+every position attends to the whole map under that mask, which saves cutting it up.
 """
 
 import torch
@@ -41,6 +44,21 @@ def key_index(size: int, kernel: int, device: torch.device) -> Tensor:
 
 
 @table
+def whole_bias_index(height: int, width: int, kernel: int, device: torch.device) -> Tensor:
+    """(queries · keys): where the bias of any two positions of the map is in the padded table."""
+    rows, columns = (_pair_index(n, kernel, device) for n in (height, width))
+    return (rows[:, None, :, None] * (2 * kernel) + columns[None, :, None, :]).flatten()
+
+
+def _pair_index(size: int, kernel: int, device: torch.device) -> Tensor:
+    """(size, size): key − query + kernel − 1 for neighbours, else 2·kernel − 1."""
+    start = neighborhood_start(size, kernel, device)[:, None]
+    at = torch.arange(size, device=device)
+    inside = (at >= start) & (at < start + kernel)
+    return torch.where(inside, at - at[:, None] + kernel - 1, 2 * kernel - 1)
+
+
+@table
 def bias_index(size: int, kernel: int, device: torch.device) -> Tensor:
     """(tiles, kernel, 2·kernel − 1): key − query + kernel − 1 for neighbours, else 2·kernel − 1."""
     query = query_index(size, kernel, device)
@@ -60,7 +78,22 @@ def neighborhood_attention(
     with full_precision(q):
         if torch.compiler.is_exporting():
             return _by_lookup(q, k, v, bias, size, kernel).to(dtype)
-        return _by_views(q, k, v, bias, kernel)[:, : size[0], : size[1]].to(dtype)
+        attend = _whole if _is_small(q, kernel) and not torch.is_grad_enabled() else _by_views
+        return attend(q, k, v, bias, kernel)[:, : size[0], : size[1]].to(dtype)
+
+
+def _is_small(q: Tensor, kernel: int) -> bool:
+    """Whether the map has little more positions than the window of one tile."""
+    return q.shape[1] * q.shape[2] <= min(2 * (2 * kernel - 1) ** 2, 400)
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int) -> Tensor:
+    _, h, w, heads, _ = q.shape
+    index = whole_bias_index(h, w, kernel, q.device)
+    mask = bias.flatten(1).index_select(1, index).view(1, heads, h * w, h * w)
+    q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).unflatten(1, (h, w))
 
 
 def _by_views(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int) -> Tensor:
