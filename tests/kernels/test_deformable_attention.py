@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import foveal
+from foveal.errors import BackendError
 from foveal.kernels import chunks
 from foveal.kernels.deformable_attention import (
     Bias,
@@ -15,6 +17,7 @@ from foveal.kernels.deformable_attention import (
     log_bias,
     table_bias,
 )
+from foveal.kernels.dispatch import use_backend
 
 # Batch, heads, groups, h, w, n, table's ht and wt.
 CASES = [
@@ -134,3 +137,101 @@ def test_low_precision_keeps_its_dtype() -> None:
         wide[0], wide[1], wide[2], positions, table.bfloat16().float(), y, x
     )
     torch.testing.assert_close(out, exact.bfloat16())
+
+
+# Keys on the map's border and corners, between them, off the map, and far off the table.
+PLACES = [-1.0, 1.0, 0.0, 1.001, -1.7, 3.0, -40.0, 1e9]
+
+
+@pytest.mark.parametrize("corner_aligned", [False, True])
+def test_kernel_agrees_wherever_the_keys_are(corner_aligned: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    y, x = torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 4)
+    positions = torch.cartesian_prod(torch.tensor(PLACES), torch.tensor(PLACES))[None, None, ::5]
+    n = positions.shape[2]
+    shapes = [(1, 2, 3, 4, 8), (1, 2, n, 8), (1, 2, n, 8), (2, 5, 7)]
+    q, k, v, table = (torch.randn(shape, generator=draw) for shape in shapes)
+    found, expected = (
+        deformable_attention(
+            q, k, v, positions, table, y, x, corner_aligned and backend == "triton", backend=backend
+        )
+        for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_kernel_with_one_key_returns_its_value() -> None:
+    tensors = [t.detach().float().requires_grad_() for t in inputs(CASES[1])[:5]]
+    grid = torch.zeros(1), torch.zeros(1)
+    out = deformable_attention(*tensors, *grid, True, backend="triton")
+    torch.testing.assert_close(out.flatten(2), tensors[2].flatten(2))
+    gradients = torch.autograd.grad(out.sum(), tensors)
+    for gradient, expected in zip(gradients, (0.0, 0.0, 1.0, 0.0, 0.0), strict=True):
+        torch.testing.assert_close(gradient, torch.full_like(gradient, expected))
+
+
+def test_kernel_gradients_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.kernels.deformable_attention import triton
+
+    *tensors, y, x = (t.detach().float() for t in inputs((2, 2, 1, 2, 3, 2, 5, 5)))
+    for t in tensors:
+        t.requires_grad_()
+
+    def gradients() -> tuple[Tensor, ...]:
+        out = deformable_attention(*tensors, y, x, backend="triton")
+        return torch.autograd.grad(out.square().sum(), tensors)
+
+    whole = gradients()
+    # One row of one image at a time.
+    monkeypatch.setattr(triton, "CHUNK_BYTES", 1)
+    torch.testing.assert_close(gradients(), whole)
+
+
+def test_kernel_leaves_out_the_gradient_of_a_frozen_table() -> None:
+    *tensors, y, x = (t.detach().float() for t in inputs(CASES[3]))
+    tensors[0].requires_grad_()
+    found, expected = (
+        torch.autograd.grad(
+            deformable_attention(*tensors, y, x, backend=backend).square().sum(), tensors[0]
+        )
+        for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_kernel_says_what_it_does_not_take() -> None:
+    *tensors, y, x = (t.detach().float() for t in inputs(CASES[3]))
+    with pytest.raises(BackendError, match="query coordinates need a gradient"):
+        deformable_attention(*tensors, y.requires_grad_(), x, backend="triton")
+    tensors[0] = tensors[0].half()
+    with pytest.raises(BackendError, match="one dtype"):
+        deformable_attention(*tensors, y.detach(), x, backend="triton")
+
+
+@pytest.mark.parametrize("name", ["dat_tiny", "dat_pp_tiny"])
+def test_networks_agree_on_both_backends(name: str) -> None:
+    torch.manual_seed(0)
+    model = foveal.create_model(
+        name,
+        img_size=32,
+        dims=(8, 16),
+        depths=(1, 1),
+        stage_spec="DD",
+        num_heads=(1, 2),
+        num_groups=(1, 2),
+        offset_strides=(2, 1),
+        offset_kernels=(3, 3),
+        num_classes=3,
+    ).eval()
+    with torch.no_grad():
+        for key, table in model.named_parameters():
+            if key.endswith("position_bias.table"):
+                table.normal_()
+    # The trained size, and one at which queries are fractions of a cell apart.
+    for size in ((32, 32), (48, 40)):
+        image = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            with use_backend("triton"):
+                found = model(image)
+            expected = model(image)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,40 @@
+"""DAT++-Tiny at stages 1 and 3 and batch 128, at 1024 pixels, and DAT-Tiny; bfloat16."""
+
+import torch
+
+
+def run(
+    batch: int,
+    heads: int,
+    groups: int,
+    side: int,
+    keys: int,
+    trained: int,
+    corner_aligned: bool,
+    features: int = 32,
+    dtype: torch.dtype = torch.bfloat16,
+):
+    def both() -> None:
+        from foveal.kernels.deformable_attention import triton
+
+        size, exact = {"dtype": dtype, "device": "meta"}, {"device": "meta"}
+        # As the mixer has them: heads side by side in a map.
+        q = torch.empty(batch, side, side, heads, features, **size).permute(0, 3, 1, 2, 4)
+        k = torch.empty(batch, keys, heads, features, **size).transpose(1, 2)
+        positions = torch.empty(batch, groups, keys, 2, **exact)
+        table = torch.empty(heads, 2 * trained - 1, 2 * trained - 1, **exact)
+        grid = torch.empty(side, **exact)
+        bias = (positions, table, grid, grid)
+        out, lse = triton.forward(q, k, k, *bias, corner_aligned)
+        triton.backward(torch.empty_like(q), q, k, k, *bias, out, lse, corner_aligned, True)
+
+    return both
+
+
+LAUNCHES = {
+    "deformable_attention, 56 x 56, 49 keys": run(128, 2, 1, 56, 49, 56, True),
+    "deformable_attention, 14 x 14, 49 keys": run(128, 8, 4, 14, 49, 14, True),
+    "deformable_attention, 256 x 256, 1024 keys": run(1, 2, 1, 256, 1024, 56, True),
+    "deformable_attention, DAT, 14 x 14, 196 keys": run(128, 12, 3, 14, 196, 14, False),
+    "deformable_attention, float32, 24 features": run(8, 4, 2, 28, 49, 28, True, 24, torch.float32),
+}
