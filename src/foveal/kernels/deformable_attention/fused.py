@@ -39,7 +39,9 @@ def deformable_attention(
     corner_aligned: bool,
 ) -> Tensor:
     """The contract of the package."""
-    return _forward(q, k, v, positions, table, query_y, query_x, corner_aligned)[0]
+    tensors = (q, k, v, positions, table, query_y, query_x)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return _forward(*tensors, corner_aligned, keep)[0]
 
 
 @library.custom_op("foveal::deformable_attention_triton", mutates_args=())
@@ -52,10 +54,11 @@ def _forward(
     query_y: Tensor,
     query_x: Tensor,
     corner_aligned: bool,
-) -> tuple[Tensor, Tensor]:
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     from foveal.kernels.deformable_attention import triton
 
-    return triton.forward(q, k, v, positions, table, query_y, query_x, corner_aligned)
+    return triton.forward(q, k, v, positions, table, query_y, query_x, corner_aligned, keep)
 
 
 @library.custom_op("foveal::deformable_attention_triton_backward", mutates_args=())
@@ -69,6 +72,7 @@ def _backward(
     query_y: Tensor,
     query_x: Tensor,
     out: Tensor,
+    rest: Tensor,
     lse: Tensor,
     corner_aligned: bool,
     table_needed: bool,
@@ -76,7 +80,7 @@ def _backward(
     from foveal.kernels.deformable_attention import triton
 
     inputs = (q, k, v, positions, table, query_y, query_x)
-    return triton.backward(gradient, *inputs, out, lse, corner_aligned, table_needed)
+    return triton.backward(gradient, *inputs, out, rest, lse, corner_aligned, table_needed)
 
 
 def like_queries(q: Tensor) -> Tensor:
@@ -91,8 +95,19 @@ def _like_keys(k: Tensor) -> Tensor:
 
 
 @_forward.register_fake
-def _(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return like_queries(q), q.new_empty(q.shape[:4], dtype=torch.float32)
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    query_y: Tensor,
+    query_x: Tensor,
+    corner_aligned: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rest = like_queries(q) if keep and q.dtype != torch.float32 else q.new_empty(0)
+    return like_queries(q), rest, q.new_empty(q.shape[:4], dtype=torch.float32)
 
 
 @_backward.register_fake
@@ -106,6 +121,7 @@ def _(
     query_y: Tensor,
     query_x: Tensor,
     out: Tensor,
+    rest: Tensor,
     lse: Tensor,
     corner_aligned: bool,
     table_needed: bool,
@@ -120,19 +136,19 @@ def _(
     )
 
 
-def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.corner_aligned = inputs
+def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.corner_aligned, _ = inputs
     ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx, gradient: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if gradient is None:
-        return (None,) * 8
+        return (None,) * 9
     needed = ctx.needs_input_grad[4]
     *found, table = _backward(gradient, *ctx.saved_tensors, ctx.corner_aligned, needed)
-    return (*found, table if needed else None, None, None, None)
+    return (*found, table if needed else None, None, None, None, None)
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)

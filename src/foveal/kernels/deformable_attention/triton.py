@@ -102,10 +102,10 @@ def _bias_and_slopes(
 
 @triton.jit
 def forward_kernel(
-    q, k, v, positions, table, query_y, query_x, out, lse,
+    q, k, v, positions, table, query_y, query_x, out, rest, lse,
     heads, groups, h, w, n, d, ht, wt, scale,
     q_b, q_h, q_y, q_x, k_b, k_h, k_n, v_b, v_h, v_n, out_b, out_h, out_y, out_x,
-    WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+    WHOLE: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """A program has BM queries of a head and goes through its keys, with a running maximum."""
@@ -145,18 +145,22 @@ def forward_kernel(
         mixed = mixed * kept[:, None]
         mixed += tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         largest = larger
-    outs = out + image * out_b + head * out_h + at_y * out_y + at_x * out_x + feature[None, :]
-    tl.store(outs, mixed / total[:, None], mask=rows)
+    place = image * out_b + head * out_h + at_y * out_y + at_x * out_x + feature[None, :]
+    mixed = mixed / total[:, None]
+    rounded = mixed.to(query.dtype)
+    tl.store(out + place, rounded, mask=rows)
+    if REST:
+        tl.store(rest + place, mixed - rounded.to(tl.float32), mask=rows)
     tl.store(lse + pair.to(tl.int64) * h * w + i, largest + tl.log(total), mask=i < h * w)
 
 
 @triton.jit
 def query_kernel(
-    q, k, v, positions, table, query_y, query_x, out, lse, gradient, d_q, delta, d_logits,
+    q, k, v, positions, table, query_y, query_x, out, rest, lse, gradient, d_q, delta, d_logits,
     heads, groups, h, w, n, d, ht, wt, scale,
     q_b, q_h, q_y, q_x, k_b, k_h, k_n, v_b, v_h, v_n, out_b, out_h, out_y, out_x,
     gradient_b, gradient_h, gradient_y, gradient_x, lse_b, lse_h,
-    WHOLE: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    WHOLE: tl.constexpr, REST: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """As forward: the queries' gradients and, if they are kept, those of the logits."""
@@ -176,6 +180,9 @@ def query_kernel(
     d_out = tl.load(gradients, mask=rows, other=0.0)
     place = image * out_b + head * out_h + at_y * out_y + at_x * out_x + feature[None, :]
     result = tl.load(out + place, mask=rows, other=0.0).to(tl.float32)
+    if REST:
+        # What rounding took from the output would be wrong by as much in every key's gradient.
+        result += tl.load(rest + place, mask=rows, other=0.0).to(tl.float32)
     mean = tl.sum(d_out.to(tl.float32) * result, 1)
     lse += image * lse_b + head * lse_h
     delta += image * lse_b + head * lse_h
@@ -339,40 +346,46 @@ class _Lookup(NamedTuple):
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor,
-    query_y: Tensor, query_x: Tensor, corner_aligned: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The contract of the package, and every query's log Σ exp (b, heads, h, w) in float32."""
+    query_y: Tensor, query_x: Tensor, corner_aligned: bool, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The contract of the package, what rounding took from it, and log Σ exp (b, heads, h, w).
+
+    Of these the last is float32 and the second, if it is not kept or there is none, empty.
+    """
     q, k, v = _rows(q), _rows(k), _rows(v)
     lookup = _Lookup.of(positions, table, query_y, query_x)
     out = like_queries(q)
+    keep = keep and q.dtype != torch.float32
+    rest = like_queries(q) if keep else q.new_empty(0)
     lse = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
     tiles = _fitting("forward", q, k)
     launch.run(
         forward_kernel,
         (launch.cdiv(q.shape[2] * q.shape[3], tiles.sizes["BM"]) * q.shape[0] * q.shape[1],),
-        q, k, v, *lookup, out, lse,
+        q, k, v, *lookup, out, rest, lse,
         *_sizes(q, k, lookup), *_strides(q, k, v, out),
-        blocks=tiles, WHOLE=lookup.whole_steps(corner_aligned), PRECISION=_precision(q),
+        blocks=tiles, WHOLE=lookup.whole_steps(corner_aligned), REST=keep, PRECISION=_precision(q),
     )  # fmt: skip
-    return out, lse
+    return out, rest, lse
 
 
 def backward(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor,
-    query_y: Tensor, query_x: Tensor, out: Tensor, lse: Tensor, corner_aligned: bool,
+    query_y: Tensor, query_x: Tensor, out: Tensor, rest: Tensor, lse: Tensor, corner_aligned: bool,
     table_needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of q, k, v, positions and, unless it is not needed and empty, table."""
     q, k, v, gradient = _rows(q), _rows(k), _rows(v), _rows(gradient)
     # As forward made them, unless a compiler has other ideas.
-    out, lse = out.permute(0, 2, 3, 1, 4).contiguous().permute(0, 3, 1, 2, 4), lse.contiguous()
+    out, rest, lse = _in_order(out), _in_order(rest), lse.contiguous()
     lookup = _Lookup.of(positions, table, query_y, query_x)
     whole = lookup.whole_steps(corner_aligned)
     d_q, delta = like_queries(q), torch.empty_like(lse)
     d_table = _TableGradient(table, _precision(q)) if table_needed else None
     for images, rows in _chunks(q, k) if table_needed else [(slice(None), slice(None))]:
         # Views: the kernels see a batch of fewer images, or maps of fewer rows.
-        part_q, *parts = (t[images, :, rows] for t in (q, out, lse, gradient, d_q, delta))
+        tensors = (q, out, rest, lse, gradient, d_q, delta)
+        part_q, *parts = (t[images, :, rows] if t.numel() else t for t in tensors)
         part = lookup._replace(positions=lookup.positions[images], query_y=lookup.query_y[rows])
         d_logits = _query_gradients(part_q, k[images], v[images], part, parts, whole, table_needed)
         if d_table is not None:
@@ -386,16 +399,16 @@ def _query_gradients(
     q: Tensor, k: Tensor, v: Tensor, lookup: _Lookup, parts: list[Tensor], whole: bool, keep: bool
 ) -> Tensor:
     """Fills in d_q and delta; the gradients of the logits (b, heads, n, h·w), if they are kept."""
-    out, lse, gradient, d_q, delta = parts
+    out, rest, lse, gradient, d_q, delta = parts
     b, heads, h, w, _ = q.shape
     d_logits = q.new_empty((b, heads, k.shape[2], h * w) if keep else 1, dtype=torch.float32)
     tiles = _fitting("query", q, k)
     launch.run(
         query_kernel,
         (launch.cdiv(h * w, tiles.sizes["BM"]) * b * heads,),
-        q, k, v, *lookup, out, lse, gradient, d_q, delta, d_logits,
+        q, k, v, *lookup, out, rest, lse, gradient, d_q, delta, d_logits,
         *_sizes(q, k, lookup), *_strides(q, k, v, out, gradient), *lse.stride()[:2],
-        blocks=tiles, WHOLE=whole, KEEP=keep, PRECISION=_precision(q),
+        blocks=tiles, WHOLE=whole, REST=rest.numel() > 0, KEEP=keep, PRECISION=_precision(q),
     )  # fmt: skip
     return d_logits
 
@@ -477,6 +490,11 @@ def _chunks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
 def _rows(tensor: Tensor) -> Tensor:
     """The kernels read features side by side; any other stride is taken as it is."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _in_order(out: Tensor) -> Tensor:
+    """In memory as `like_queries` has it; empty as it is."""
+    return out.permute(0, 2, 3, 1, 4).contiguous().permute(0, 3, 1, 2, 4) if out.ndim == 5 else out
 
 
 def _strides(*tensors: Tensor) -> list[int]:
