@@ -15,6 +15,7 @@ from foveal.kernels.deformable_attention import (
     deformable_attention,
     fixed_bias,
     log_bias,
+    reference,
     table_bias,
 )
 from foveal.kernels.dispatch import use_backend
@@ -94,6 +95,13 @@ def check_bias(bias: Bias, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_exported_table_bias_is_that_of_the_cpu(case: tuple[int, ...]) -> None:
+    _, _, _, positions, table, y, x = inputs(case)
+    exported = reference._table_by_cells(table, positions, y, x)
+    check_bias(Bias(exported, 1), table_bias(table, positions, y, x).columns(slice(None)))
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_log_bias(case: tuple[int, ...]) -> None:
     _, _, _, positions, _, y, x = inputs(case)
     first, second = torch.randn(8, 2).double(), torch.randn(3, 8).double()
@@ -153,7 +161,7 @@ def test_kernel_agrees_wherever_the_keys_are(corner_aligned: bool) -> None:
     q, k, v, table = (torch.randn(shape, generator=draw) for shape in shapes)
     found, expected = (
         deformable_attention(
-            q, k, v, positions, table, y, x, corner_aligned and backend == "triton", backend=backend
+            q, k, v, positions, table, y, x, corner_aligned=corner_aligned, backend=backend
         )
         for backend in ("triton", "reference")
     )
@@ -163,7 +171,7 @@ def test_kernel_agrees_wherever_the_keys_are(corner_aligned: bool) -> None:
 def test_kernel_with_one_key_returns_its_value() -> None:
     tensors = [t.detach().float().requires_grad_() for t in inputs(CASES[1])[:5]]
     grid = torch.zeros(1), torch.zeros(1)
-    out = deformable_attention(*tensors, *grid, True, backend="triton")
+    out = deformable_attention(*tensors, *grid, corner_aligned=True, backend="triton")
     torch.testing.assert_close(out.flatten(2), tensors[2].flatten(2))
     gradients = torch.autograd.grad(out.sum(), tensors)
     for gradient, expected in zip(gradients, (0.0, 0.0, 1.0, 0.0, 0.0), strict=True):

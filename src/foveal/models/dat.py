@@ -235,7 +235,7 @@ class DeformableAttention(nn.Module):
         if self.position_bias.form == "table":
             table, points = self.position_bias.table, positions.flatten(2, 3)
             out = deformable.deformable_attention(
-                q, k, v, points, table, *grid, self.corner_aligned
+                q, k, v, points, table, *grid, corner_aligned=self.corner_aligned
             )
         else:
             out = deformable.attend(q, k, v, self.position_bias(positions, *grid))

@@ -91,8 +91,8 @@ def case(
     return Case(
         f"deformable_attention-{name}",
         lambda *tensors, backend: deformable_attention(
-            *tensors, query_y.to(tensors[3].dtype), query_x.to(tensors[3].dtype), whole,
-            backend=backend,
+            *tensors, query_y.to(tensors[3].dtype), query_x.to(tensors[3].dtype),
+            corner_aligned=whole, backend=backend,
         ),
         formula(query_y, query_x),
         [(b, heads, h, w, d), (b, heads, n, d), (b, heads, n, d), (b, groups, n, 2),

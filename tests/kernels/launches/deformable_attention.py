@@ -1,6 +1,7 @@
 """DAT++-Tiny at stages 1 and 3 and batch 128, at 1024 pixels, and DAT-Tiny; bfloat16."""
 
 import torch
+from torch import Tensor
 
 
 def run(
@@ -17,13 +18,15 @@ def run(
     def both() -> None:
         from foveal.kernels.deformable_attention import triton
 
-        size, exact = {"dtype": dtype, "device": "meta"}, {"device": "meta"}
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
         # As the mixer has them: heads side by side in a map.
-        q = torch.empty(batch, side, side, heads, features, **size).permute(0, 3, 1, 2, 4)
-        k = torch.empty(batch, keys, heads, features, **size).transpose(1, 2)
-        positions = torch.empty(batch, groups, keys, 2, **exact)
-        table = torch.empty(heads, 2 * trained - 1, 2 * trained - 1, **exact)
-        grid = torch.empty(side, **exact)
+        q = empty(batch, side, side, heads, features, dtype=dtype).permute(0, 3, 1, 2, 4)
+        k = empty(batch, keys, heads, features, dtype=dtype).transpose(1, 2)
+        positions = empty(batch, groups, keys, 2)
+        table = empty(heads, 2 * trained - 1, 2 * trained - 1)
+        grid = empty(side)
         bias = (positions, table, grid, grid)
         kept = triton.forward(q, k, k, *bias, corner_aligned, True)
         triton.backward(torch.empty_like(q), q, k, k, *bias, *kept, corner_aligned, True)

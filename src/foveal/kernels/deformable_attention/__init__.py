@@ -61,8 +61,8 @@ def deformable_attention(
     table: Float[Tensor, "heads ht wt"],
     query_y: Float[Tensor, "h"],
     query_x: Float[Tensor, "w"],
-    corner_aligned: bool = False,
     *,
+    corner_aligned: bool = False,
     backend: str = "auto",
 ) -> Float[Tensor, "b heads h w d"]:
     """Attention with a bias from a table; the module says what exactly.
