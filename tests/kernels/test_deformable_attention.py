@@ -1,5 +1,7 @@
 """Deformable attention against its definition, on full grids of displacements."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -147,6 +149,11 @@ def test_low_precision_keeps_its_dtype() -> None:
     torch.testing.assert_close(out, exact.bfloat16())
 
 
+def on_list(tensors: list[Tensor], y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    q, k, v, positions, table = tensors
+    return deformable_attention(q, k, v, positions, table, y, x, **options)
+
+
 # Keys on the map's border and corners, between them, off the map, and far off the table.
 PLACES = [-1.0, 1.0, 0.0, 1.001, -1.7, 3.0, -40.0, 1e9]
 
@@ -171,7 +178,7 @@ def test_kernel_agrees_wherever_the_keys_are(corner_aligned: bool) -> None:
 def test_kernel_with_one_key_returns_its_value() -> None:
     tensors = [t.detach().float().requires_grad_() for t in inputs(CASES[1])[:5]]
     grid = torch.zeros(1), torch.zeros(1)
-    out = deformable_attention(*tensors, *grid, corner_aligned=True, backend="triton")
+    out = on_list(tensors, *grid, corner_aligned=True, backend="triton")
     torch.testing.assert_close(out.flatten(2), tensors[2].flatten(2))
     gradients = torch.autograd.grad(out.sum(), tensors)
     for gradient, expected in zip(gradients, (0.0, 0.0, 1.0, 0.0, 0.0), strict=True):
@@ -186,7 +193,7 @@ def test_kernel_gradients_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatc
         t.requires_grad_()
 
     def gradients() -> tuple[Tensor, ...]:
-        out = deformable_attention(*tensors, y, x, backend="triton")
+        out = on_list(tensors, y, x, backend="triton")
         return torch.autograd.grad(out.square().sum(), tensors)
 
     whole = gradients()
@@ -199,9 +206,7 @@ def test_kernel_leaves_out_the_gradient_of_a_frozen_table() -> None:
     *tensors, y, x = (t.detach().float() for t in inputs(CASES[3]))
     tensors[0].requires_grad_()
     found, expected = (
-        torch.autograd.grad(
-            deformable_attention(*tensors, y, x, backend=backend).square().sum(), tensors[0]
-        )
+        torch.autograd.grad(on_list(tensors, y, x, backend=backend).square().sum(), tensors[0])
         for backend in ("triton", "reference")
     )
     torch.testing.assert_close(found, expected)
@@ -210,10 +215,10 @@ def test_kernel_leaves_out_the_gradient_of_a_frozen_table() -> None:
 def test_kernel_says_what_it_does_not_take() -> None:
     *tensors, y, x = (t.detach().float() for t in inputs(CASES[3]))
     with pytest.raises(BackendError, match="query coordinates need a gradient"):
-        deformable_attention(*tensors, y.requires_grad_(), x, backend="triton")
+        on_list(tensors, y.requires_grad_(), x, backend="triton")
     tensors[0] = tensors[0].half()
     with pytest.raises(BackendError, match="one dtype"):
-        deformable_attention(*tensors, y.detach(), x, backend="triton")
+        on_list(tensors, y.detach(), x, backend="triton")
 
 
 @pytest.mark.parametrize("name", ["dat_tiny", "dat_pp_tiny"])

@@ -88,12 +88,17 @@ def case(
         operator = torch.ops.foveal.deformable_attention_triton.default
         return operator, (*tensors, query_y, query_x, whole, True)
 
+    def run(
+        q: Tensor, k: Tensor, v: Tensor, positions: Tensor, table: Tensor, backend: str
+    ) -> Tensor:
+        y, x = query_y.to(positions.dtype), query_x.to(positions.dtype)
+        return deformable_attention(
+            q, k, v, positions, table, y, x, corner_aligned=whole, backend=backend
+        )
+
     return Case(
         f"deformable_attention-{name}",
-        lambda *tensors, backend: deformable_attention(
-            *tensors, query_y.to(tensors[3].dtype), query_x.to(tensors[3].dtype),
-            corner_aligned=whole, backend=backend,
-        ),
+        run,
         formula(query_y, query_x),
         [(b, heads, h, w, d), (b, heads, n, d), (b, heads, n, d), (b, groups, n, 2),
          (heads, ht, wt)],

@@ -38,10 +38,14 @@ def _cell(query, position, cells):
 
 
 @triton.jit
+def _all_coordinates(query, index, size):
+    return tl.load(query + index, mask=index < size, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def _coordinates(query, index, size, WHOLE: tl.constexpr):
     """The coordinate of every query or, if they are whole cells apart, of the first."""
-    found = tl.load(query) if WHOLE else tl.load(query + index, mask=index < size, other=0.0)
-    return found.to(tl.float32)
+    return tl.load(query).to(tl.float32) if WHOLE else _all_coordinates(query, index, size)
 
 
 @triton.jit
@@ -211,7 +215,8 @@ def query_kernel(
         slope = weights * (slope - mean[:, None])
         found += tl.dot(slope.to(keys.dtype), keys, input_precision=PRECISION)
         if KEEP:
-            kept = d_logits + key.to(tl.int64)[None, :] * (h * w) + i[:, None]
+            lines = (key.to(tl.int64) * h * w)[None, :]
+            kept = d_logits + lines + i[:, None]
             tl.store(kept, slope, mask=inside[:, None] & (key < n)[None, :])
     tl.store(d_q + place, found * scale, mask=rows)
 
@@ -305,13 +310,13 @@ def table_kernel(
         logits = d_logits + ((image * heads + head).to(tl.int64) * n + key) * h * w
         for start_x in range(0, w, BX):
             x = start_x + tl.arange(0, BX)
-            at_x = _cell(_coordinates(query_x, x, w, False), position_x, wt)
+            at_x = _cell(_all_coordinates(query_x, x, w), position_x, wt)
             near_x = (at_x > first_column - 1) & (at_x < first_column + BC)
             if tl.max(near_x.to(tl.int32), 0) == 1:
                 lines = tl.zeros((BR, BX), tl.float32)
                 for start_y in range(0, h, BY):
                     y = start_y + tl.arange(0, BY)
-                    at_y = _cell(_coordinates(query_y, y, h, False), position_y, ht)
+                    at_y = _cell(_all_coordinates(query_y, y, h), position_y, ht)
                     near_y = (at_y > first_row - 1) & (at_y < first_row + BR)
                     if tl.max(near_y.to(tl.int32), 0) == 1:
                         inside = (y < h)[:, None] & (x < w)[None, :]
