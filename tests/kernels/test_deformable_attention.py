@@ -1,10 +1,14 @@
 """Deformable attention against its definition, on full grids of displacements."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import foveal
+from foveal.errors import BackendError
 from foveal.kernels import chunks
 from foveal.kernels.deformable_attention import (
     Bias,
@@ -13,8 +17,10 @@ from foveal.kernels.deformable_attention import (
     deformable_attention,
     fixed_bias,
     log_bias,
+    reference,
     table_bias,
 )
+from foveal.kernels.dispatch import use_backend
 
 # Batch, heads, groups, h, w, n, table's ht and wt.
 CASES = [
@@ -91,6 +97,13 @@ def check_bias(bias: Bias, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_exported_table_bias_is_that_of_the_cpu(case: tuple[int, ...]) -> None:
+    _, _, _, positions, table, y, x = inputs(case)
+    exported = reference._table_by_cells(table, positions, y, x)
+    check_bias(Bias(exported, 1), table_bias(table, positions, y, x).columns(slice(None)))
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_log_bias(case: tuple[int, ...]) -> None:
     _, _, _, positions, _, y, x = inputs(case)
     first, second = torch.randn(8, 2).double(), torch.randn(3, 8).double()
@@ -134,3 +147,104 @@ def test_low_precision_keeps_its_dtype() -> None:
         wide[0], wide[1], wide[2], positions, table.bfloat16().float(), y, x
     )
     torch.testing.assert_close(out, exact.bfloat16())
+
+
+def on_list(tensors: list[Tensor], y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    q, k, v, positions, table = tensors
+    return deformable_attention(q, k, v, positions, table, y, x, **options)
+
+
+# Keys on the map's border and corners, between them, off the map, and far off the table.
+PLACES = [-1.0, 1.0, 0.0, 1.001, -1.7, 3.0, -40.0, 1e9]
+
+
+@pytest.mark.parametrize("corner_aligned", [False, True])
+def test_kernel_agrees_wherever_the_keys_are(corner_aligned: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    y, x = torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 4)
+    positions = torch.cartesian_prod(torch.tensor(PLACES), torch.tensor(PLACES))[None, None, ::5]
+    n = positions.shape[2]
+    shapes = [(1, 2, 3, 4, 8), (1, 2, n, 8), (1, 2, n, 8), (2, 5, 7)]
+    q, k, v, table = (torch.randn(shape, generator=draw) for shape in shapes)
+    found, expected = (
+        deformable_attention(
+            q, k, v, positions, table, y, x, corner_aligned=corner_aligned, backend=backend
+        )
+        for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_kernel_with_one_key_returns_its_value() -> None:
+    tensors = [t.detach().float().requires_grad_() for t in inputs(CASES[1])[:5]]
+    grid = torch.zeros(1), torch.zeros(1)
+    out = on_list(tensors, *grid, corner_aligned=True, backend="triton")
+    torch.testing.assert_close(out.flatten(2), tensors[2].flatten(2))
+    gradients = torch.autograd.grad(out.sum(), tensors)
+    for gradient, expected in zip(gradients, (0.0, 0.0, 1.0, 0.0, 0.0), strict=True):
+        torch.testing.assert_close(gradient, torch.full_like(gradient, expected))
+
+
+def test_kernel_gradients_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.kernels.deformable_attention import triton
+
+    *tensors, y, x = (t.detach().float() for t in inputs((2, 2, 1, 2, 3, 2, 5, 5)))
+    for t in tensors:
+        t.requires_grad_()
+
+    def gradients() -> tuple[Tensor, ...]:
+        out = on_list(tensors, y, x, backend="triton")
+        return torch.autograd.grad(out.square().sum(), tensors)
+
+    whole = gradients()
+    # One row of one image at a time.
+    monkeypatch.setattr(triton, "CHUNK_BYTES", 1)
+    torch.testing.assert_close(gradients(), whole)
+
+
+def test_kernel_leaves_out_the_gradient_of_a_frozen_table() -> None:
+    *tensors, y, x = (t.detach().float() for t in inputs(CASES[3]))
+    tensors[0].requires_grad_()
+    found, expected = (
+        torch.autograd.grad(on_list(tensors, y, x, backend=backend).square().sum(), tensors[0])
+        for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_kernel_says_what_it_does_not_take() -> None:
+    *tensors, y, x = (t.detach().float() for t in inputs(CASES[3]))
+    with pytest.raises(BackendError, match="query coordinates need a gradient"):
+        on_list(tensors, y.requires_grad_(), x, backend="triton")
+    tensors[0] = tensors[0].half()
+    with pytest.raises(BackendError, match="one dtype"):
+        on_list(tensors, y.detach(), x, backend="triton")
+
+
+@pytest.mark.parametrize("name", ["dat_tiny", "dat_pp_tiny"])
+def test_networks_agree_on_both_backends(name: str) -> None:
+    torch.manual_seed(0)
+    model = foveal.create_model(
+        name,
+        img_size=32,
+        dims=(8, 16),
+        depths=(1, 1),
+        stage_spec="DD",
+        num_heads=(1, 2),
+        num_groups=(1, 2),
+        offset_strides=(2, 1),
+        offset_kernels=(3, 3),
+        num_classes=3,
+    ).eval()
+    with torch.no_grad():
+        for key, table in model.named_parameters():
+            if key.endswith("position_bias.table"):
+                table.normal_()
+    # The trained size, and one at which queries are fractions of a cell apart.
+    for size in ((32, 32), (48, 40)):
+        image = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            with use_backend("triton"):
+                found = model(image)
+            expected = model(image)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -56,6 +56,14 @@ _DEFAULT = {
     "aggregated_attention.keys": Blocks({"BM": 64}, warps=8, stages=1),
     "aggregated_attention.pooled": Blocks({"BM": 64, "BN": 32}, warps=4, stages=1),
     "aggregated_attention.table": Blocks({"BC": 128}, warps=4, stages=1),
+    # One stage: in more, Triton copies what the look-up gathers to shared memory.
+    "deformable_attention.forward": Blocks({"BM": 64, "BN": 32}, stages=1),
+    "deformable_attention.query": Blocks({"BM": 64, "BN": 16}, stages=1),
+    "deformable_attention.key": Blocks({"BM": 64, "BN": 16}, stages=1),
+    "deformable_attention.forward_float32": Blocks({"BM": 32, "BN": 32}, warps=8, stages=1),
+    "deformable_attention.query_float32": Blocks({"BM": 32, "BN": 32}, warps=8, stages=1),
+    "deformable_attention.key_float32": Blocks({"BM": 32, "BN": 16}, stages=1),
+    "deformable_attention.table": Blocks({"BY": 16, "BX": 32, "BR": 64, "BC": 64}, stages=1),
     "gated_product.forward": Blocks({"BR": 16, "BC": 64}),
     "gated_product.backward": Blocks({"BR": 16, "BC": 64}),
     "depthwise_convolution.epilogue_backward": Blocks({"BP": 16, "BC": 64}),
@@ -93,4 +101,5 @@ _OF_VERSION: dict[tuple[str, str], Blocks] = {
     ("3.6", "neighborhood_attention.d_key_value"): Blocks(
         {"BY": 8, "BX": 8, "BN": 32, "IMAGES": 1}
     ),
+    ("3.6", "deformable_attention.key"): Blocks({"BM": 32, "BN": 16}, stages=1),
 }

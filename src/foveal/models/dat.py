@@ -234,7 +234,9 @@ class DeformableAttention(nn.Module):
         grid = self._query_grid(query, positions)
         if self.position_bias.form == "table":
             table, points = self.position_bias.table, positions.flatten(2, 3)
-            out = deformable.deformable_attention(q, k, v, points, table, *grid)
+            out = deformable.deformable_attention(
+                q, k, v, points, table, *grid, corner_aligned=self.corner_aligned
+            )
         else:
             out = deformable.attend(q, k, v, self.position_bias(positions, *grid))
         return self._project(out, query)

@@ -16,7 +16,7 @@ its first and last cells. Positions, samples, logits and softmax are float32 at 
 from jaxtyping import Float
 from torch import Tensor
 
-from foveal.kernels.deformable_attention import reference
+from foveal.kernels.deformable_attention import fused, reference
 from foveal.kernels.deformable_attention.reference import (
     Bias,
     attend,
@@ -25,6 +25,7 @@ from foveal.kernels.deformable_attention.reference import (
     log_bias,
     table_bias,
 )
+from foveal.kernels.dispatch import Backend, dispatch, plain
 from foveal.kernels.operators import operator
 
 __all__ = [
@@ -60,9 +61,18 @@ def deformable_attention(
     table: Float[Tensor, "heads ht wt"],
     query_y: Float[Tensor, "h"],
     query_x: Float[Tensor, "w"],
+    *,
+    corner_aligned: bool = False,
+    backend: str = "auto",
 ) -> Float[Tensor, "b heads h w d"]:
-    """Attention with a bias from a table; the module says what exactly."""
-    return _attention(q, k, v, positions, table, query_y, query_x)
+    """Attention with a bias from a table; the module says what exactly.
+
+    Args:
+        corner_aligned: a promise that the queries are evenly spaced from −1 to 1 on both axes, or
+            at 0 if there is one. A table of 2h − 1 by 2w − 1 cells is read faster then.
+    """
+    args = (q, k, v, positions, table, query_y, query_x, corner_aligned)
+    return dispatch("deformable_attention", _LADDER, backend, args)
 
 
 _attention = operator(
@@ -70,3 +80,9 @@ _attention = operator(
     "Tensor query_y, Tensor query_x)",
     lambda q, *_: q.new_empty(q.shape),
 )(reference.attention)
+
+_LADDER = (
+    Backend("triton", fused.objection, fused.deformable_attention),
+    # The reference computes every weight.
+    plain(lambda *args: _attention(*args[:7])),
+)
