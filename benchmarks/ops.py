@@ -155,7 +155,7 @@ def deformable(setup: Setup) -> Iterator[Case]:
         yield Case(
             "deformable attention",
             f"{side}², {heads} heads of 32, 49 keys",
-            deformable_attention,
+            partial(deformable_attention, corner_aligned=True),
             {"naive": naive.dat.deformable_attention},
             draw,
             floors.deformable_attention(

@@ -32,7 +32,8 @@ class Case:
         prepare: makes the drawn float64 tensors valid inputs (positive, within a range).
         operator: the fused operator and its arguments from the tensors, for opcheck.
         slow: whether it runs in `make test-all` only.
-        backends: beside the reference.
+        backends: beside the reference, with gradients.
+        inference: backends of a CPU that have none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case:
     operator: Callable[..., tuple[torch._ops.OpOverload, tuple]] | None = None
     slow: bool = False
     backends: Sequence[str] = ("triton",)
+    inference: Sequence[str] = ()
 
 
 def drawn(case: Case) -> list[Tensor]:

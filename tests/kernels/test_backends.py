@@ -28,6 +28,36 @@ def test_equals_the_formula_with_all_gradients(case: Case, backend: str):
     assert max(gradients) < harness.GRADIENT_ERROR, gradients
 
 
+WITHOUT_GRADIENTS = pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(case, backend, id=f"{case.name}-{backend}")
+        for case in CASES
+        for backend in case.inference
+    ],
+)
+
+
+@WITHOUT_GRADIENTS
+@torch.inference_mode()
+def test_inference_on_a_cpu_equals_the_formula(case: Case, backend: str):
+    tensors = [t.cpu() for t in harness.drawn(case)]
+    expected = case.formula(*tensors)
+    single = [t.float() for t in tensors]
+    for given in (single, [harness.guarded(t) for t in single]):
+        found = case.run(*given, backend=backend)
+        assert harness.error(found, expected) < harness.OUTPUT_ERROR
+        # A gate multiplies in place: not what was given.
+        assert all(torch.equal(a, b.float()) for a, b in zip(given, tensors, strict=True))
+
+
+@WITHOUT_GRADIENTS
+def test_backends_without_gradients_say_so(case: Case, backend: str):
+    tensors = harness.in_precision(case, [t.cpu() for t in harness.drawn(case)], torch.float32)
+    with pytest.raises(BackendError, match="no gradients"):
+        case.run(*tensors, backend=backend)
+
+
 @over(fused_only=True)
 def test_low_precision_is_no_worse_than_twice_the_plain_form(case: Case, backend: str):
     plain = harness.errors(case, "reference", harness.LOW)

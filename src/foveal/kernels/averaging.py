@@ -1,7 +1,8 @@
-"""Averages over the cells of a coarser grid, as products with two averaging matrices.
+"""Averages over the cells of a coarser grid, in channels-last memory.
 
 A pooling layer whose output size depends on its input size compiles anew for every size and is
-frozen by export; a matrix made from comparisons is neither, and costs next to nothing.
+frozen by export: there, and where cells overlap, products with two averaging matrices, made from
+comparisons, take its place.
 """
 
 import torch
@@ -10,6 +11,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.kernels.tables import table
+
+
+def adaptive_average(
+    x: Float[Tensor, "b h w c"], cells: tuple[int, int]
+) -> Float[Tensor, "b hp wp c"]:
+    """The map averaged over a grid of `cells`, which overlap where they do not divide its sides."""
+    sides = x.shape[1:3]
+    if not torch.compiler.is_compiling() and sides[0] % cells[0] == sides[1] % cells[1] == 0:
+        strides = (sides[0] // cells[0], sides[1] // cells[1])
+        return F.avg_pool2d(x.permute(0, 3, 1, 2), strides).permute(0, 2, 3, 1)
+    rows, columns = (
+        adaptive_matrix(side, n, x.dtype, x.device) for side, n in zip(sides, cells, strict=True)
+    )
+    return _products(x, rows, columns)
+
+
+def block_average(x: Float[Tensor, "b h w c"], width: int) -> Float[Tensor, "b hp wp c"]:
+    """The map averaged over blocks of `width` by `width` positions, fewer at a ragged edge."""
+    if not torch.compiler.is_compiling():
+        pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), width, ceil_mode=True)
+        return pooled.permute(0, 2, 3, 1)
+    rows, columns = (block_matrix(side, width, x.dtype, x.device) for side in x.shape[1:3])
+    return _products(x, rows, columns)
 
 
 @table
@@ -34,10 +58,10 @@ def _average_between(start: Tensor, end: Tensor, size: int, dtype: torch.dtype) 
     return inside.to(dtype) / (end - start)[:, None].to(dtype)
 
 
-def average(
+def _products(
     x: Float[Tensor, "b h w c"], rows: Float[Tensor, "hp h"], cols: Float[Tensor, "wp w"]
 ) -> Float[Tensor, "b hp wp c"]:
-    """The map averaged over cells: `rows` and `cols` hold one cell's weights a row.
+    """`rows` and `cols` hold one cell's weights a row.
 
     Two linear layers over the last dimension: the one form whose shapes export can prove for
     every size.

@@ -30,14 +30,16 @@ class Backend(NamedTuple):
     """One way to run an operator; both functions take the operator's own arguments.
 
     Attributes:
-        name: "triton" or "reference".
+        name: "triton", "onednn" or "reference".
         objection: why it cannot run these arguments, or None.
         run: computes the operator.
+        device: the type of device it was made for.
     """
 
     name: str
     objection: Callable[..., str | None]
     run: Callable[..., Tensor]
+    device: str = "cuda"
 
 
 def plain(run: Callable[..., Tensor]) -> Backend:
@@ -50,7 +52,7 @@ def use_backend(name: str) -> Iterator[None]:
     """All operators take this backend inside, unless their own argument names another.
 
     Args:
-        name: "auto", "triton" or "reference".
+        name: "auto", "triton", "onednn" or "reference".
     """
     global _chosen  # noqa: PLW0603 - one setting for the process, as torch's own backends have
     before, _chosen = _chosen, name
@@ -113,20 +115,19 @@ def _too_old(index: int | None) -> str | None:
 
 
 def _first(operator: str, ladder: Sequence[Backend], args: tuple[object, ...]) -> Backend:
-    for rung in ladder[:-1]:
-        # The interpreter is for tests that ask for it: nobody wants it chosen for them.
-        objection = "interpreted" if _on_cpu(args) else rung.objection(*args)
-        if objection is None:
-            return rung
-        if not _on_cpu(args) and not torch.compiler.is_compiling():
-            _say(operator, rung.name, objection)
-    return ladder[-1]
-
-
-def _on_cpu(args: tuple[object, ...]) -> bool:
     first = args[0]
     assert isinstance(first, Tensor)
-    return first.device.type == "cpu"
+    on_cpu = first.device.type == "cpu"
+    for rung in ladder[:-1]:
+        # Triton's interpreter is for tests that ask for it: nobody wants it chosen for them.
+        if on_cpu != (rung.device == "cpu"):
+            continue
+        objection = rung.objection(*args)
+        if objection is None:
+            return rung
+        if not on_cpu and not torch.compiler.is_compiling():
+            _say(operator, rung.name, objection)
+    return ladder[-1]
 
 
 def _named(

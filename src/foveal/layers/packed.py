@@ -5,16 +5,13 @@ stages that takes a good part of the time. Here it is done once. Anywhere but in
 without gradients these are the plain layers.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foveal.kernels import onednn
+from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.layers.mlp import Mlp
-
-_AVAILABLE = bool(
-    torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 
 
 class PackedWeight:
@@ -37,27 +34,14 @@ class PackedWeight:
 
         `weight` (out, in) may come with further axes of size 1.
         """
-        if not _is_plain_inference(x, weight):
+        if onednn.objection(x, weight) is not None:
             out = F.linear(x, weight.flatten(1), bias)
             return F.gelu(out) if activation == "gelu" else out
         source = (weight.data_ptr(), weight._version)
         if self._packed is None or self._made_from != source:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().flatten(1))
+            self._packed = onednn.packed(weight.flatten(1))
             self._made_from = source
-        algorithm = "none" if activation == "gelu" else ""
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, activation, [], algorithm)
-
-
-def _is_plain_inference(x: Tensor, weight: Tensor) -> bool:
-    return (
-        _AVAILABLE
-        and not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
-    )
+        return onednn.linear(x, self._packed, bias, activation)
 
 
 class PackedLinear(nn.Module):
@@ -93,6 +77,42 @@ class PackedMlp(nn.Module):
         cells = x.permute(0, 2, 3, 1)
         hidden = self.packed1.linear(cells, self.fc1.weight, self.fc1.bias, "gelu")
         return self.packed2.linear(hidden, self.fc2.weight, self.fc2.bias).permute(0, 3, 1, 2)
+
+
+class PackedConvGLU(nn.Module):
+    """A convolutional GLU for inference: gate and value are products apart, so neither is copied.
+
+    Args:
+        fc1: makes gate and value at once, from which this makes two.
+        dwconv: 3 × 3 filters of the gate.
+        fc2: the layer that gate ⊙ value goes through.
+    """
+
+    def __init__(self, fc1: nn.Linear, dwconv: nn.Conv2d, fc2: nn.Linear):
+        super().__init__()
+        self.gate, self.value = (PackedLinear(half) for half in halves(fc1))
+        self.dwconv, self.fc2 = dwconv, PackedLinear(fc2)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        cells = x.permute(0, 2, 3, 1)
+        weight, bias = self.dwconv.weight, self.dwconv.bias
+        opened = depthwise_convolution(
+            self.gate(cells), weight, bias, gate=self.value(cells), activation="gelu"
+        )
+        return self.fc2(opened).permute(0, 3, 1, 2)
+
+
+def halves(linear: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
+    """The first and the second half of what a linear layer gives out, on its own memory."""
+    features, biased = linear.out_features // 2, linear.bias is not None
+    first, second = (
+        nn.Linear(linear.in_features, features, bias=biased, device="meta") for _ in range(2)
+    )
+    for half, rows in ((first, slice(None, features)), (second, slice(features, None))):
+        half.weight = nn.Parameter(linear.weight[rows], requires_grad=False)
+        if biased:
+            half.bias = nn.Parameter(linear.bias[rows], requires_grad=False)
+    return first, second
 
 
 class PackedPointwise(nn.Module):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.errors import OptionError
-from foveal.kernels.averaging import average, block_matrix
+from foveal.kernels.averaging import block_average
 from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.gated_product import gated_product
 from foveal.layers.image_input import ImageConv2d
@@ -149,8 +149,7 @@ class PooledAttention(nn.Module):
         """Averages over window_size × window_size cells, fewer at a ragged edge."""
         if self.window_size == 1:
             return x
-        rows, cols = (block_matrix(s, self.window_size, x.dtype, x.device) for s in x.shape[2:])
-        return average(x.permute(0, 2, 3, 1), rows, cols).permute(0, 3, 1, 2)
+        return block_average(x.permute(0, 2, 3, 1), self.window_size).permute(0, 3, 1, 2)
 
 
 class CloAttention(nn.Module):

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from foveal.errors import OptionError
 from foveal.kernels import deformable_attention as deformable
-from foveal.kernels.averaging import average, block_matrix
+from foveal.kernels.averaging import block_average
 from foveal.kernels.grids import cell_centres, corner_grid
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.kernels.shapes import at_least, reshape
@@ -289,11 +289,8 @@ class DeformableAttention(nn.Module):
         """Step 4: x̃ (b c hk wk), the map at the positions, or pooled where there are no offsets."""
         if self.offset_network is not None:
             return deformable.deformable_samples(x, positions)
-        h, w = x.shape[2:]
-        wide = at_least_float32(x)
-        rows, columns = (block_matrix(n, self.stride, wide.dtype, x.device) for n in (h, w))
         with full_precision(x):
-            pooled = average(wide.permute(0, 2, 3, 1).contiguous(), rows, columns)
+            pooled = block_average(at_least_float32(x).permute(0, 2, 3, 1), self.stride)
         return pooled.permute(0, 3, 1, 2).to(x.dtype)
 
     def _heads(self, query: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,7 +32,7 @@ from foveal.kernels.aggregated_attention import (
     aggregated_attention,
     aggregated_attention_weights,
 )
-from foveal.kernels.averaging import adaptive_matrix, average
+from foveal.kernels.averaging import adaptive_average
 from foveal.kernels.biased_attention import biased_attention, biased_attention_weights
 from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.position_bias import LogSpacedBias
@@ -163,13 +163,9 @@ class AggregatedAttention(nn.Module):
 
     def _pool(self, x: Tensor) -> Tensor:
         """Step 2, activate and pool: LN(AvgPool(GELU(conv x))), (b hp wp c)."""
-        height, width = x.shape[2:]
+        cells = (self._pooled_side(x.shape[2]), self._pooled_side(x.shape[3]))
         x = F.gelu(self.sr(x)).permute(0, 2, 3, 1)
-        rows, columns = (
-            adaptive_matrix(side, self._pooled_side(side), x.dtype, x.device)
-            for side in (height, width)
-        )
-        return self.norm(average(x, rows, columns))
+        return self.norm(adaptive_average(x, cells))
 
     def _pooled_side(self, side: int) -> int:
         # While exporting, the sides are symbols.

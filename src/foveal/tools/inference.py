@@ -11,8 +11,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from foveal.errors import OptionError
 from foveal.kernels.tables import freeze
 from foveal.layers.mlp import Mlp
-from foveal.layers.packed import PackedLinear, PackedMlp, PackedPointwise, is_pointwise
-from foveal.models.dat_local import NeighborhoodAttention, WindowAttention
+from foveal.layers.packed import (
+    PackedConvGLU,
+    PackedLinear,
+    PackedMlp,
+    PackedPointwise,
+    is_pointwise,
+)
+from foveal.models.dat_local import NeighborhoodAttention
+from foveal.models.transnext import ConvGLU
 from foveal.models.transnext_bias import LogSpacedPositionBias
 
 
@@ -98,8 +105,6 @@ def _freeze_tables(module: nn.Module) -> None:
         freeze(module.fc1.weight)
     elif isinstance(module, NeighborhoodAttention):
         freeze(module.relative_position_bias)
-    elif isinstance(module, WindowAttention):
-        freeze(module.relative_position_bias_table)
 
 
 def _pack(parent: nn.Module) -> None:
@@ -108,6 +113,8 @@ def _pack(parent: nn.Module) -> None:
     for name, child in list(parent.named_children()):
         if type(child) is Mlp:
             setattr(parent, name, PackedMlp(child))
+        elif type(child) is ConvGLU:
+            setattr(parent, name, PackedConvGLU(child.fc1, child.dwconv, child.fc2))
         elif type(child) is nn.Linear:
             setattr(parent, name, PackedLinear(child))
         elif is_pointwise(child):

@@ -71,6 +71,7 @@ def case(
         shapes,
         operator=operator,
         slow=slow,
+        inference=["onednn"] if "activation" in options else [],
     )
 
 

@@ -60,6 +60,7 @@ def case(
             (context, gates, list(weights), dilation, normalize, True),
         ),
         slow=slow,
+        inference=["onednn"],
     )
 
 

@@ -142,7 +142,7 @@ def _backward(
 
 @attend.register_fake
 def _(query: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
-    batch, height, width, heads, _ = query.shape
+    batch, height, width, heads = query.shape[:4]
     norms = query.new_empty((batch, heads, 2, height * width), dtype=torch.float32)
     return query.new_empty(query.shape), norms
 
@@ -158,7 +158,8 @@ def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _gradients(ctx, gradient: Tensor, _norms: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*_backward(gradient, *ctx.saved_tensors), None, None)
+    found: list[Tensor] = _backward(gradient, *ctx.saved_tensors)
+    return (*found, None, None)
 
 
 attend.register_autograd(_gradients, setup_context=_keep)

@@ -43,11 +43,10 @@ class _Keys(NamedTuple):
 
 
 class _Softmax(NamedTuple):
-    """The one softmax before its division by `total`."""
+    """The two parts of the one softmax."""
 
-    local: Float[Tensor, "b rows w n k2"]
-    pooled: Float[Tensor, "b n rows w hp wp"]
-    total: Float[Tensor, "b rows w n"]
+    local: Float[Tensor, "b n rows w k2"]
+    pooled: Float[Tensor, "b n rows w cells"]
 
 
 def attention(
@@ -119,11 +118,11 @@ def weights(
         height = query.shape[1]
         softmax = _softmax(keys, terms, position_bias, 0, height)
         positional = _positional(keys, terms, 0, height)
-        total = softmax.total.permute(0, 3, 1, 2)
+        cells = pooled_key.shape[1:3]
         return Weights(
-            softmax.local.permute(0, 3, 1, 2, 4) / total[..., None],
+            softmax.local,
             positional.permute(0, 3, 1, 2, 4),
-            softmax.pooled / total[..., None, None],
+            softmax.pooled.unflatten(-1, (cells[0], cells[1])),
         )
 
 
@@ -144,7 +143,7 @@ def _prepare(query: Tensor, key: Tensor, pooled_key: Tensor, terms: AttentionTer
 def _softmax(
     keys: _Keys, terms: AttentionTerms, position_bias: PositionBias, start: int, stop: int
 ) -> _Softmax:
-    """The softmax of the queries in rows `start` … `stop` − 1, without joining its two parts."""
+    """The softmax of the queries in rows `start` … `stop` − 1."""
     query = keys.scaled_query[:, start:stop]
     b, rows, width, heads, _ = query.shape
     window = isqrt(terms.local_bias.shape[-1])
@@ -152,13 +151,10 @@ def _softmax(
     local = torch.stack([(query * key).sum(-1) for key in near], -1) + terms.local_bias
     local = local.masked_fill(~keys.inside[start:stop, :, None], float("-inf"))
     pooled = _by_head(query) @ _by_head(keys.pooled_key).mT
-    pooled = pooled.view(b, heads, rows, width, *keys.pooled_key.shape[1:3])
-    pooled = pooled + position_bias.of_rows(start, stop)
-    peak = torch.maximum(local.amax(-1), pooled.amax((-2, -1)).permute(0, 2, 3, 1)).detach()
-    local = (local - peak[..., None]).exp()
-    pooled = (pooled - peak.permute(0, 3, 1, 2)[..., None, None]).exp()
-    total = local.sum(-1) + pooled.sum((-2, -1)).permute(0, 2, 3, 1)
-    return _Softmax(local, pooled, total)
+    pooled = pooled.view(b, heads, rows, width, -1)
+    pooled = pooled + position_bias.of_rows(start, stop).flatten(3)
+    logits = torch.cat((local.permute(0, 3, 1, 2, 4), pooled), -1)
+    return _Softmax(*logits.softmax(-1).split((window**2, pooled.shape[-1]), -1))
 
 
 def _positional(keys: _Keys, terms: AttentionTerms, start: int, stop: int) -> Tensor:
@@ -171,12 +167,11 @@ def _aggregate(
     softmax: _Softmax, positional: Tensor, padded_value: Tensor, pooled_value: Tensor
 ) -> Tensor:
     """The weighted sum of the window's and the pooled values, (b rows w n d)."""
-    b, heads, rows, width, _, _ = softmax.pooled.shape
+    b, heads, rows, width, _ = softmax.pooled.shape
     window = isqrt(positional.shape[-1])
-    pooled = softmax.pooled.flatten(4).flatten(2, 3) @ _by_head(pooled_value)
-    total = softmax.total[..., None]
-    out = pooled.view(b, heads, rows, width, -1).permute(0, 2, 3, 1, 4) / total
-    local = softmax.local / total + positional
+    pooled = softmax.pooled.flatten(2, 3) @ _by_head(pooled_value)
+    out = pooled.view(b, heads, rows, width, -1).permute(0, 2, 3, 1, 4)
+    local = softmax.local.permute(0, 2, 3, 1, 4) + positional
     for cell, value in enumerate(_shifted(padded_value, window, rows, width)):
         out = torch.addcmul(out, local[..., cell, None], value)
     return out

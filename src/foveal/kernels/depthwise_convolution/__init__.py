@@ -13,11 +13,12 @@ of a wider tensor's channels. The fused form computes in float32; the result has
 from jaxtyping import Float
 from torch import Tensor
 
-from foveal.kernels.depthwise_convolution import fused, reference
+from foveal.kernels.depthwise_convolution import fused, onednn, reference
 from foveal.kernels.dispatch import Backend, dispatch, plain
 
 _LADDER = (
     Backend("triton", fused.objection, fused.depthwise_convolution),
+    Backend("onednn", onednn.objection, onednn.depthwise_convolution, "cpu"),
     plain(reference.depthwise_convolution),
 )
 

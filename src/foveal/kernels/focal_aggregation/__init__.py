@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveal.kernels.dispatch import Backend, dispatch, plain
-from foveal.kernels.focal_aggregation import fused, reference
+from foveal.kernels.focal_aggregation import fused, onednn, reference
 from foveal.kernels.focal_aggregation.reference import focal_contexts, gated_sum
 
 __all__ = ["focal_aggregation", "focal_contexts", "gated_sum"]
 
 _LADDER = (
     Backend("triton", fused.objection, fused.focal_aggregation),
+    Backend("onednn", onednn.objection, onednn.focal_aggregation, "cpu"),
     plain(reference.focal_aggregation),
 )
 

@@ -15,7 +15,12 @@ def focal_contexts(context: Tensor, weights: Sequence[Tensor], dilation: int) ->
     for weight in weights:
         context = convolved(context.permute(0, 3, 1, 2), weight, None, dilation)
         contexts.append(context := F.gelu(context.permute(0, 2, 3, 1)))
-    return [*contexts, F.gelu(context.mean((1, 2), keepdim=True))]
+    return [*contexts, global_context(context)]
+
+
+def global_context(context: Tensor) -> Tensor:
+    """z^{L+1} (b 1 1 c) of z^L."""
+    return F.gelu(context.mean((1, 2), keepdim=True))
 
 
 def gated_sum(contexts: Sequence[Tensor], gates: Tensor, normalize: bool) -> Tensor:

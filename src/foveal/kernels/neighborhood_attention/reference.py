@@ -9,6 +9,8 @@ On a small map most of a window is the whole map anyway. There, where no gradien
 every position attends to the whole map under that mask, which saves cutting it up.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +18,7 @@ from torch.nn import functional as F
 from foveal.kernels.chunks import row_chunks
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.kernels.shapes import at_least
-from foveal.kernels.tables import table
+from foveal.kernels.tables import kept, table
 from foveal.kernels.tiles import Axis, Pair, tiled_attention
 
 
@@ -74,12 +76,16 @@ def neighborhood_attention(
     """The contract of the package, tile by tile of queries."""
     dtype = q.dtype
     q, k, v = at_least_float32(q), at_least_float32(k), at_least_float32(v)
-    bias = F.pad(position_bias.to(q.dtype), (0, 1, 0, 1), value=float("-inf"))
     with full_precision(q):
         if torch.compiler.is_exporting():
-            return _by_lookup(q, k, v, bias, size, kernel).to(dtype)
+            return _by_lookup(q, k, v, _padded(position_bias, q), size, kernel).to(dtype)
         attend = _whole if _is_small(q, kernel) and not torch.is_grad_enabled() else _by_views
-        return attend(q, k, v, bias, kernel)[:, : size[0], : size[1]].to(dtype)
+        return attend(q, k, v, position_bias, kernel)[:, : size[0], : size[1]].to(dtype)
+
+
+def _padded(position_bias: Tensor, q: Tensor) -> Tensor:
+    """The table in the precision of `q`, with the row and column of −∞."""
+    return F.pad(position_bias.to(q.dtype), (0, 1, 0, 1), value=float("-inf"))
 
 
 def _is_small(q: Tensor, kernel: int) -> bool:
@@ -89,8 +95,13 @@ def _is_small(q: Tensor, kernel: int) -> bool:
 
 def _whole(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int) -> Tensor:
     _, h, w, heads, _ = q.shape
-    index = whole_bias_index(h, w, kernel, q.device)
-    mask = bias.flatten(1).index_select(1, index).view(1, heads, h * w, h * w)
+
+    def look_up() -> Tensor:
+        index = whole_bias_index(h, w, kernel, q.device)
+        mask = _padded(bias, q).flatten(1).index_select(1, index)
+        return mask.view(1, heads, h * w, h * w)
+
+    mask = kept(bias, ("every pair", h, w, q.dtype), look_up)
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.transpose(1, 2).unflatten(1, (h, w))
@@ -106,35 +117,49 @@ def _by_views(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int) -> Ten
     columns = (w + kernel - 1) // kernel
     logits = b * columns * heads * kernel**2 * (2 * kernel - 1) ** 2 * q.element_size()
     parts = [
-        _attend(q, k, v, bias, (queries[a:z], keys[a:z], biases[a:z]), kernel)
+        _attend(
+            (q, k, v),
+            (queries[a:z], keys[a:z]),
+            kept(
+                bias,
+                ("tiles", h, w, a, z, q.dtype),
+                partial(_tile_masks, _padded(bias, q), biases[a:z], w),
+            ),
+        )
         for a, z in row_chunks(queries.shape[0], logits)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    rows: tuple[Tensor, Tensor, Tensor],
-    kernel: int,
-) -> Tensor:
-    """The output for some rows of tiles, (b, rows·kernel, columns·kernel, heads, d)."""
-    b, _, w, heads, d = q.shape
-    span, device = 2 * kernel - 1, q.device
-    y_query, y_key, y_bias = rows
-    x_query = query_index(w, kernel, device)
-    x_key = key_index(w, kernel, device).clamp(max=w - 1)
-    x_bias = bias_index(w, kernel, device)
-    ny, nx = y_query.shape[0], x_query.shape[0]
+def _tile_masks(bias: Tensor, y_bias: Tensor, width: int) -> Tensor:
+    """(1, tiles·heads, kernel², span²): bias and mask of some rows of tiles, from the padded table.
+
+    Args:
+        y_bias: of `bias_index`, those rows.
+    """
+    ny, kernel, span = y_bias.shape
+    heads = bias.shape[0]
+    x_bias = bias_index(width, kernel, bias.device)
+    nx = x_bias.shape[0]
     mask = bias.index_select(1, y_bias.flatten()).index_select(2, x_bias.flatten())
     mask = mask.view(heads, ny, kernel, span, nx, kernel, span).permute(1, 4, 0, 2, 5, 3, 6)
+    return mask.reshape(1, ny * nx * heads, kernel**2, span**2)
+
+
+def _attend(qkv: tuple[Tensor, ...], rows: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """The output for some rows of tiles, (b, rows·kernel, columns·kernel, heads, d)."""
+    q, k, v = qkv
+    b, _, w, heads, d = q.shape
+    y_query, y_key = rows
+    ny, kernel = y_query.shape
+    x_query = query_index(w, kernel, q.device)
+    x_key = key_index(w, kernel, q.device).clamp(max=w - 1)
+    nx = x_query.shape[0]
     out = F.scaled_dot_product_attention(
         _tiles(q, y_query, x_query),
         _tiles(k, y_key, x_key),
         _tiles(v, y_key, x_key),
-        attn_mask=mask.reshape(1, ny * nx * heads, kernel**2, span**2),
+        attn_mask=mask,
     )
     out = out.reshape(b, ny, nx, heads, kernel, kernel, d).permute(0, 1, 4, 2, 5, 3, 6)
     return out.reshape(b, ny * kernel, nx * kernel, heads, d)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.errors import OptionError, closest
-from foveal.kernels.averaging import adaptive_matrix, average
+from foveal.kernels.averaging import adaptive_average
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.models.ablations.replace import replace_units
 from foveal.models.family import Family
@@ -185,11 +185,8 @@ class RoadAttention(nn.Module):
             return self.norm(self.sr(F.pad(x, (0, w, 0, h))).permute(0, 2, 3, 1))
         if self._has("activate_and_pool"):
             x = F.gelu(self.sr(x))
-        rows, columns = (
-            adaptive_matrix(side, self._coarse_side(side), x.dtype, x.device)
-            for side in x.shape[2:]
-        )
-        return self.norm(average(x.permute(0, 2, 3, 1), rows, columns))
+        cells = (self._coarse_side(x.shape[2]), self._coarse_side(x.shape[3]))
+        return self.norm(adaptive_average(x.permute(0, 2, 3, 1), cells))
 
     def _coarse_side(self, side: int) -> int:
         return side if self.full else self.pool_size or max(side // self.sr_ratio, 1)
