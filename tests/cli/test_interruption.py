@@ -28,6 +28,14 @@ sys.exit(foveal_command.main())
 """
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C, also where a shell has begun the tests in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("module", ["torch", "foveal.cli.main"])
 def test_before_anything_is_begun(module: str):
     code = [sys.executable, "-c", AT.format(module=module)]

@@ -29,7 +29,7 @@ _LADDER = (
 def focal_aggregation(
     context: Float[Tensor, "b h w c"],
     gates: Float[Tensor, "b h w levels"],
-    *weights: Float[Tensor, "c 1 k k"],
+    *weights: Float[Tensor, "c 1 _ _"],
     dilation: int = 1,
     normalize: bool = False,
     backend: str = "auto",
