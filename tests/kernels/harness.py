@@ -33,7 +33,7 @@ class Case:
         operator: the fused operator and its arguments from the tensors, for opcheck.
         slow: whether it runs in `make test-all` only.
         backends: beside the reference, with gradients.
-        inference: backends of a CPU that have none.
+        inference: backends that have none.
     """
 
     name: str
@@ -46,6 +46,11 @@ class Case:
     slow: bool = False
     backends: Sequence[str] = ("triton",)
     inference: Sequence[str] = ()
+
+
+def device_of(backend: str) -> str:
+    """Where a backend is tried."""
+    return "cpu" if backend == "onednn" else DEVICE
 
 
 def drawn(case: Case) -> list[Tensor]:

@@ -40,12 +40,13 @@ WITHOUT_GRADIENTS = pytest.mark.parametrize(
 
 @WITHOUT_GRADIENTS
 @torch.inference_mode()
-def test_inference_on_a_cpu_equals_the_formula(case: Case, backend: str):
-    tensors = [t.cpu() for t in harness.drawn(case)]
+def test_inference_equals_the_formula(case: Case, backend: str):
+    tensors = [t.to(harness.device_of(backend)) for t in harness.drawn(case)]
     expected = case.formula(*tensors)
     single = [t.float() for t in tensors]
     for given in (single, [harness.guarded(t) for t in single]):
-        found = case.run(*given, backend=backend)
+        with harness.poisoned():
+            found = case.run(*given, backend=backend)
         assert harness.error(found, expected) < harness.OUTPUT_ERROR
         # A gate multiplies in place: not what was given.
         assert all(torch.equal(a, b.float()) for a, b in zip(given, tensors, strict=True))
@@ -53,7 +54,8 @@ def test_inference_on_a_cpu_equals_the_formula(case: Case, backend: str):
 
 @WITHOUT_GRADIENTS
 def test_backends_without_gradients_say_so(case: Case, backend: str):
-    tensors = harness.in_precision(case, [t.cpu() for t in harness.drawn(case)], torch.float32)
+    drawn = [t.to(harness.device_of(backend)) for t in harness.drawn(case)]
+    tensors = harness.in_precision(case, drawn, torch.float32)
     with pytest.raises(BackendError, match="no gradients"):
         case.run(*tensors, backend=backend)
 

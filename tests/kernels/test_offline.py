@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.kernels.launches import WIDE
 
+OTHER_TRITON = "3.6.0"
 
-def test_every_kernel_compiles_without_spilling():
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+
+def judge(environment: dict[str, str]) -> None:
+    environment = {k: v for k, v in environment.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, str(Path(__file__).with_name("offline.py")), "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -19,3 +22,23 @@ def test_every_kernel_compiles_without_spilling():
     assert not [one for one in found if one["spilled"]]
     assert {one["name"] for one in found} >= WIDE
     assert not [one for one in found if one["name"] in WIDE and one["widest_load"] < 128]
+
+
+def test_every_kernel_compiles_without_spilling():
+    judge(dict(os.environ))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_kernel_compiles_with_another_triton(tmp_path: Path):
+    """In a folder of its own before the installed one, as its tuning table has it."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    wanted = f"triton=={OTHER_TRITON}"
+    installed = subprocess.run(
+        [*pip, "--target", str(tmp_path), wanted], capture_output=True, text=True, check=False
+    )
+    if installed.returncode:
+        pytest.skip(f"{wanted} cannot be installed: {installed.stderr.strip()[-200:]}")
+    # What another version compiled is of no use to this one.
+    other = {"PYTHONPATH": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    judge({**os.environ, **other})

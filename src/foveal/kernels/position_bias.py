@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
-from foveal.kernels.chunks import row_chunks
+from foveal.kernels.chunks import CACHED_BYTES, CHUNK_BYTES, row_chunks
 from foveal.kernels.tables import is_frozen, kept, table
 
 
@@ -169,9 +169,11 @@ def mlp_on_grid(
     # The first layer is linear, so its row and column parts are computed apart and added.
     of_rows = rows[:, None] * mlp.weight1[:, 0] + mlp.bias1
     of_columns = columns[:, None] * mlp.weight1[:, 1]
-    chunks = row_chunks(rows.shape[0], 2 * of_columns.numel() * of_columns.element_size())
+    limit = CACHED_BYTES if rows.device.type == "cpu" else CHUNK_BYTES
+    row_bytes = 2 * of_columns.numel() * of_columns.element_size()
+    chunks = row_chunks(rows.shape[0], row_bytes, limit)
     values = [
-        F.linear(F.relu(of_rows[start:stop, None] + of_columns), mlp.weight2, mlp.bias2)
+        F.linear((of_rows[start:stop, None] + of_columns).relu_(), mlp.weight2, mlp.bias2)
         for start, stop in chunks
     ]
     return values[0] if len(values) == 1 else torch.cat(values)

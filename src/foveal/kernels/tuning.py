@@ -74,6 +74,11 @@ _DEFAULT = {
     **_depthwise("focal_aggregation.level_backward", {}),
     "focal_aggregation.global": Blocks({"BP": 16, "BC": 64}),
     "focal_aggregation.global_backward": Blocks({"BP": 16, "BC": 64, "STEPS": 16}),
+    **{
+        f"modulation_mlp.{precision}.{width}": Blocks({"BR": rows}, warps, stages=1)
+        for width, warps in ((32, 4), (64, 4), (128, 8))
+        for precision, rows in (("half", 64), ("float32", 32))
+    },
     # "deep" where the channels of a head take more than 64 bytes, "deepest" beyond 256.
     "neighborhood_attention.forward": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),
     "neighborhood_attention.forward.deep": Blocks({"BY": 8, "BX": 8, "BN": 16, "IMAGES": 1}, 4, 1),

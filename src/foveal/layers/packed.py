@@ -44,7 +44,7 @@ class PackedWeight:
         return onednn.linear(x, self._packed, bias, activation)
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(nn.Linear):
     """`nn.Linear` for inference, (…, in) → (…, out).
 
     Args:
@@ -52,13 +52,12 @@ class PackedLinear(nn.Module):
     """
 
     def __init__(self, linear: nn.Linear):
-        super().__init__()
+        super().__init__(linear.in_features, linear.out_features, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
-        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed = PackedWeight()
 
-    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        return self.packed.linear(x, self.weight, self.bias)
+    def forward(self, input: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        return self.packed.linear(input, self.weight, self.bias)
 
 
 class PackedMlp(nn.Module):

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from foveal.errors import OptionError
 from foveal.kernels.depthwise_convolution import depthwise_convolution
-from foveal.kernels.gated_product import gated_product
+from foveal.kernels.modulation_mlp import modulation_mlp
 from foveal.layers.block import Block
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
 from foveal.layers.mlp import Mlp
@@ -108,7 +108,7 @@ class EfficientModulation(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         x = x.permute(0, 2, 3, 1)
-        return self._modulate(self.fc1(x), self._context(x)).permute(0, 3, 1, 2)
+        return self._modulate(x, self._context(x)).permute(0, 3, 1, 2)
 
     def _context(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """ctx(x) = g(GELU(DW(f x)))."""
@@ -125,10 +125,11 @@ class EfficientModulation(nn.Module):
         return hidden if self.ratio == 1 else F.gelu(hidden)
 
     def _modulate(
-        self, hidden: Float[Tensor, "b h w rc"], context: Float[Tensor, "b h w c"]
+        self, x: Float[Tensor, "b h w c"], context: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w c"]:
-        """fc2 of the product, the context being the same for each of the r channel groups."""
-        return self.fc2(gated_product(hidden, context, "none" if self.ratio == 1 else "gelu"))
+        """fc2(GELU(fc1 x) ⊙ context), the context being the same for each of r channel groups."""
+        activation = "none" if self.ratio == 1 else "gelu"
+        return modulation_mlp(x, context, self.fc1, self.fc2, activation)
 
     def readings(self, x: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
         """What forward computes on the way.

@@ -102,11 +102,29 @@ def table_bias(table: Tensor, positions: Tensor, query_y: Tensor, query_x: Tenso
     heads, ht, _ = table.shape
     b, _, n, _ = positions.shape
     table = table.to(positions.dtype)
-    # Sums of weighted rows hold no copies of them, but other devices and exporters lack them.
-    by_rows = positions.device.type == "cpu" and not torch.compiler.is_exporting()
-    columns = (_table_by_rows if by_rows else _table_by_cells)(table, positions, query_y, query_x)
+    # Fastest there, and what exported programs and other devices' determinism do without.
+    if positions.device.type == "cpu" and not torch.compiler.is_exporting():
+        return _table_by_pairs(table, positions, query_y, query_x)
+    columns = _table_by_cells(table, positions, query_y, query_x)
     cells = ht + query_y.shape[0]
     return Bias(columns, b * heads * cells * n * positions.element_size())
+
+
+def _table_by_pairs(table: Tensor, positions: Tensor, query_y: Tensor, query_x: Tensor) -> Bias:
+    """Samples the table at every pair's displacement."""
+    heads, ht, wt = table.shape
+    b, groups, n, _ = positions.shape
+    maps = table.view(1, groups, heads // groups, ht, wt).expand(b, -1, -1, -1, -1).flatten(0, 1)
+    dy = query_y[:, None, None] - positions[..., 0].reshape(b * groups, 1, 1, n)
+
+    def columns(part: slice) -> Tensor:
+        dx = query_x[part, None] - positions[..., 1].reshape(b * groups, 1, 1, n)
+        grid = torch.stack(torch.broadcast_tensors(dx, dy), -1).flatten(1, 2) / 2
+        bias = F.grid_sample(maps, grid, "bilinear", "zeros", align_corners=True)
+        return bias.view(b, heads, query_y.shape[0], -1, n)
+
+    numbers = b * query_y.shape[0] * n * (heads + 4 * groups)
+    return Bias(columns, numbers * positions.element_size())
 
 
 def _table_by_cells(
@@ -132,45 +150,6 @@ def _table_by_cells(
         return reshape(bias, b, heads, query_y.shape[0], width, n)
 
     return columns
-
-
-def _table_by_rows(
-    table: Tensor, positions: Tensor, query_y: Tensor, query_x: Tensor
-) -> Callable[[slice], Tensor]:
-    """Weights whole columns of the table, all heads of a group, then rows of the result."""
-    heads, ht, wt = table.shape
-    b, groups, n, _ = positions.shape
-    members, h = heads // groups, query_y.shape[0]
-    across_table = table.view(groups, members, ht, wt).permute(0, 3, 2, 1)
-    across_table = across_table.reshape(groups * wt, ht * members)
-    down = axis_lookup(query_y, positions[..., 0], ht)
-
-    def columns(part: slice) -> Tensor:
-        across = axis_lookup(query_x[part], positions[..., 1], wt)
-        width = across.low.shape[2]
-        values = _weighted_rows(across_table, across, groups)
-        # (b, groups, n, columns · ht · heads of a group): columns and rows change places.
-        values = values.view(b * groups * n, width, ht, members).transpose(1, 2)
-        values = values.reshape(b * groups * n * ht, width * members)
-        bias = _weighted_rows(values, down, b * groups * n)
-        bias = bias.view(b, groups, n, h, width, members).permute(0, 1, 5, 3, 4, 2)
-        return bias.reshape(b, heads, h, width, n)
-
-    return columns
-
-
-def _weighted_rows(source: Tensor, lookup: Lookup, parts: int) -> Tensor:
-    """Two rows each of `source` (parts · cells, width), as (b · groups · n · q, width).
-
-    The parts belong to groups or to all of (b, groups, n).
-    """
-    b, groups, q, n = lookup.low.shape
-    first = torch.arange(parts, device=source.device) * (source.shape[0] // parts)
-    first = first.view(-1, groups, n if parts > groups else 1, 1)
-    low, high, *weights = (field.transpose(2, 3) for field in lookup)
-    index = torch.stack([low + first, high + first], -1).view(b * groups * n * q, 2)
-    weight = torch.stack(weights, -1).view(b * groups * n * q, 2)
-    return F.embedding_bag(index, source, per_sample_weights=weight, mode="sum")
 
 
 def axis_lookup(query: Tensor, position: Tensor, cells: int) -> Lookup:

@@ -84,12 +84,12 @@ class AblatedEfficientModulation(EfficientModulation):
         return super()._gathered(x) if self.convolves else F.gelu(x)
 
     def _modulate(
-        self, hidden: Float[Tensor, "b h w rc"], context: Float[Tensor, "b h w c"]
+        self, x: Float[Tensor, "b h w c"], context: Float[Tensor, "b h w c"]
     ) -> Float[Tensor, "b h w c"]:
         """fc2 of the product, or of the sum."""
         if not self.adds:
-            return super()._modulate(hidden, context)
-        groups = self._activated(hidden).unflatten(-1, (self.ratio, context.shape[-1]))
+            return super()._modulate(x, context)
+        groups = self._activated(self.fc1(x)).unflatten(-1, (self.ratio, context.shape[-1]))
         return self.fc2((groups + context.unsqueeze(-2)).flatten(-2))
 
 
