@@ -21,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import floors, naive, timing
-from foveal.kernels import launch
+from foveal.kernels import launch, onednn
 from foveal.kernels.aggregated_attention import AttentionTerms, aggregated_attention
 from foveal.kernels.deformable_attention import deformable_attention
 from foveal.kernels.depthwise_convolution import depthwise_convolution
@@ -273,10 +273,15 @@ OPERATORS = {
 
 
 def chosen_backend(case: Case, inputs: tuple[Any, ...]) -> str:
-    """What really ran: "triton" if one of our kernels was launched."""
-    with mock.patch.object(launch, "run", side_effect=launch.run) as run:
+    """What really ran: "triton" or "onednn" if a kernel of ours or its function was called."""
+    with (
+        mock.patch.object(launch, "run", side_effect=launch.run) as run,
+        mock.patch.object(onednn, "depthwise", side_effect=onednn.depthwise) as fused,
+    ):
         case.ours(*inputs)
-    return "triton" if run.called else "plain"
+    if run.called:
+        return "triton"
+    return "onednn" if fused.called else "plain"
 
 
 def in_plain_form(call: Callable[..., Tensor]) -> Callable[..., Tensor]:

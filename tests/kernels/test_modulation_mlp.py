@@ -35,7 +35,7 @@ def inputs(channels: int = 8, dtype: torch.dtype = torch.float32):
 @torch.inference_mode()
 def test_what_it_refuses():
     for args, sentence in (
-        (inputs(136), "128 channels at most, not 136"),
+        (inputs(72), "64 channels at most, not 72"),
         (inputs(dtype=torch.bfloat16), "different precision"),
         ((*inputs()[:3], nn.Linear(16, 8, bias=False, device=harness.DEVICE)), "plain nn.Linear"),
     ):
@@ -58,7 +58,7 @@ def test_the_network_modulates_by_it():
         x = torch.randn(1, channels, 3, 4, device=harness.DEVICE)
         with use_backend("reference"):
             expected = module(x)
-        if channels > 128:
+        if channels > fused.MOST_CHANNELS:
             continue
         with (
             use_backend("triton"),

@@ -7,12 +7,12 @@ CHUNK_BYTES = 16 * 2**20
 CACHED_BYTES = 2 * 2**20
 
 
-def row_chunks(height: int, bytes_per_row: int, limit: int = CHUNK_BYTES) -> list[tuple[int, int]]:
-    """(start, stop) of chunks that cover `height` rows, each within `limit` bytes if one row is.
+def row_chunks(height: int, bytes_per_row: int, limit: int | None = None) -> list[tuple[int, int]]:
+    """(start, stop) of chunks that cover `height` rows, each within `limit` (16 MiB) if one row is.
 
     While compiling or exporting there is one chunk: heights are symbols there.
     """
     if torch.compiler.is_compiling():
         return [(0, height)]
-    rows = max(limit // max(bytes_per_row, 1), 1)
+    rows = max((limit or CHUNK_BYTES) // max(bytes_per_row, 1), 1)
     return [(start, min(start + rows, height)) for start in range(0, height, rows)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
-from foveal.kernels.chunks import CACHED_BYTES, CHUNK_BYTES, row_chunks
+from foveal.kernels.chunks import CACHED_BYTES, row_chunks
 from foveal.kernels.tables import is_frozen, kept, table
 
 
@@ -169,7 +169,7 @@ def mlp_on_grid(
     # The first layer is linear, so its row and column parts are computed apart and added.
     of_rows = rows[:, None] * mlp.weight1[:, 0] + mlp.bias1
     of_columns = columns[:, None] * mlp.weight1[:, 1]
-    limit = CACHED_BYTES if rows.device.type == "cpu" else CHUNK_BYTES
+    limit = CACHED_BYTES if rows.device.type == "cpu" else None
     row_bytes = 2 * of_columns.numel() * of_columns.element_size()
     chunks = row_chunks(rows.shape[0], row_bytes, limit)
     values = [

@@ -76,8 +76,8 @@ _DEFAULT = {
     "focal_aggregation.global_backward": Blocks({"BP": 16, "BC": 64, "STEPS": 16}),
     **{
         f"modulation_mlp.{precision}.{width}": Blocks({"BR": rows}, warps, stages=1)
-        for width, warps in ((32, 4), (64, 4), (128, 8))
-        for precision, rows in (("half", 64), ("float32", 32))
+        for width, warps in ((32, 4), (64, 8))
+        for precision, rows in (("half", 64), ("float32", 16))
     },
     # "deep" where the channels of a head take more than 64 bytes, "deepest" beyond 256.
     "neighborhood_attention.forward": Blocks({"BY": 8, "BX": 8, "BN": 32, "IMAGES": 2}),

@@ -23,8 +23,8 @@ def run(side: int, width: int, ratio: int, dtype: torch.dtype):
 LAUNCHES = {
     "modulation MLP, 32 x 6": run(56, 32, 6, torch.bfloat16),
     "modulation MLP, 64 x 6": run(28, 64, 6, torch.bfloat16),
-    "modulation MLP, 128 x 6": run(14, 128, 6, torch.bfloat16),
-    "modulation MLP, 128 x 6, float32": run(14, 128, 6, torch.float32),
+    "modulation MLP, 32 x 6, float32": run(56, 32, 6, torch.float32),
+    "modulation MLP, 64 x 6, float32": run(28, 64, 6, torch.float32),
 }
 
 WIDE = {f"{name}.forward_kernel" for name in LAUNCHES}

@@ -4,7 +4,7 @@ Contract. `x` and `context` (…, c), a layer `fc1` of c → r·c channels and a
 
     out = fc2( act(fc1(x)) ⊙ [context, …, context] ),  the context r times
 
-`activation` is "gelu" (erf) or "none". The fused form is for inference and at most 128 channels,
+`activation` is "gelu" (erf) or "none". The fused form is for inference and at most 64 channels,
 where hidden features are most of what a plain form moves; it computes in float32 and rounds once,
 before the second product. The result has the dtype of `x`.
 """

@@ -5,7 +5,8 @@ from torch import Tensor, library, nn
 
 from foveal.kernels.dispatch import triton_objection
 
-MOST_CHANNELS = 128
+# Beyond, two products of a tile do not fit the registers.
+MOST_CHANNELS = 64
 
 
 def objection(
