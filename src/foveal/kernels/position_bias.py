@@ -172,11 +172,18 @@ def mlp_on_grid(
     limit = CACHED_BYTES if rows.device.type == "cpu" else None
     row_bytes = 2 * of_columns.numel() * of_columns.element_size()
     chunks = row_chunks(rows.shape[0], row_bytes, limit)
-    values = [
-        F.linear((of_rows[start:stop, None] + of_columns).relu_(), mlp.weight2, mlp.bias2)
-        for start, stop in chunks
-    ]
-    return values[0] if len(values) == 1 else torch.cat(values)
+    if len(chunks) > 1 and not torch.is_grad_enabled():
+        # Small results kept between large temporaries would leave holes in memory.
+        values = of_rows.new_empty(rows.shape[0], columns.shape[0], mlp.bias2.shape[0])
+        for start, stop in chunks:
+            values[start:stop] = _second_layer(mlp, of_rows[start:stop], of_columns)
+        return values
+    parts = [_second_layer(mlp, of_rows[start:stop], of_columns) for start, stop in chunks]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _second_layer(mlp: BiasMLP, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    return F.linear((of_rows[:, None] + of_columns).relu_(), mlp.weight2, mlp.bias2)
 
 
 def _on_whole_pixels(size: int, cells: int) -> bool:
