@@ -69,6 +69,15 @@ def test_the_network_modulates_by_it():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_where_it_refuses_a_network_goes_on_layer_by_layer():
+    x, context, fc1, fc2 = inputs()
+    expected = modulation_mlp(x, context, fc1, fc2, backend="reference")
+    with use_backend("triton"), mock.patch.object(fused, "modulate") as on:
+        found = modulation_mlp(x, context, fc1, fc2)
+    assert not on.called and found.requires_grad
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_layer_of_given_tensors_is_a_layer():
     weight, bias = torch.randn(4, 3), torch.randn(4)
     x = torch.randn(2, 3)

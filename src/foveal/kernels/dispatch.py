@@ -63,9 +63,18 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def dispatch(
-    operator: str, ladder: Sequence[Backend], backend: str, args: tuple[object, ...]
+    operator: str,
+    ladder: Sequence[Backend],
+    backend: str,
+    args: tuple[object, ...],
+    *,
+    composed: bool = False,
 ) -> Tensor:
     """Run an operator on the rung that `backend` names, or on the first without objection.
+
+    Args:
+        composed: the reference is made of operators that heed `use_backend` themselves, so that it
+            may take the place of a rung which objects.
 
     Raises:
         BackendError: the backend does not exist, or cannot run these arguments.
@@ -73,6 +82,9 @@ def dispatch(
     name = _chosen if backend == "auto" else backend
     if name == "auto":
         rung = _first(operator, ladder, args)
+    elif composed and backend == "auto":
+        willing = (r for r in ladder if r.name == name and r.objection(*args) is None)
+        rung = next(willing, ladder[-1])
     else:
         rung = _named(operator, ladder, name, args)
     return rung.run(*args)

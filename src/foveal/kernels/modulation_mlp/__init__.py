@@ -31,4 +31,5 @@ def modulation_mlp(
     backend: str = "auto",
 ) -> Float[Tensor, "*n c"]:
     """fc2(act(fc1(x)) ⊙ context), the context repeated over groups of channels."""
-    return dispatch("modulation_mlp", _LADDER, backend, (x, context, fc1, fc2, activation))
+    args = (x, context, fc1, fc2, activation)
+    return dispatch("modulation_mlp", _LADDER, backend, args, composed=True)

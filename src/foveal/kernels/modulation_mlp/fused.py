@@ -13,6 +13,8 @@ def objection(
     x: Tensor, context: Tensor, fc1: nn.Linear, fc2: nn.Linear, activation: str
 ) -> str | None:
     """Why the kernel cannot run these arguments, or None."""
+    if torch.compiler.is_compiling():
+        return "a compiled program holds the layers one by one"
     if torch.is_grad_enabled():
         return "it has no gradients: use torch.inference_mode()"
     if x.shape[-1] > MOST_CHANNELS:
