@@ -24,6 +24,15 @@ def judge(environment: dict[str, str]) -> None:
     assert not [one for one in found if one["name"] in WIDE and one["widest_load"] < 128]
 
 
+def test_importing_foveal_imports_no_kernel():
+    code = "import sys, foveal; print([m for m in sys.modules if m.startswith('foveal.kernels')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert "foveal.kernels.aggregated_attention.fused" in done
+    assert ".triton" not in done
+
+
 def test_every_kernel_compiles_without_spilling():
     judge(dict(os.environ))
 
