@@ -196,7 +196,7 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         assert page.complaints == []
         server.shutdown()
         server.server_close()
-        canvas.click(position={"x": 0.5 * box["width"], "y": 0.5 * box["height"]})
+        canvas.click(position={"x": 0.55 * box["width"], "y": 0.55 * box["height"]})
         page.wait_for_selector("#message:not([hidden])")
         assert "does not answer any more" in page.locator("#message").inner_text()
         assert "Query at row 8, column 11 of 14 × 18" in label(canvas)

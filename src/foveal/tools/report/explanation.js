@@ -30,6 +30,9 @@ function queryInWords() {
   return `${Math.round(100 * y)} % from the top, ${Math.round(100 * x)} % from the left`;
 }
 
+// Pictures in the overview stand two beside each other.
+const SMALL_SIDE = 280;
+
 // ------------------------------------------------------------------ loading
 
 function loadPicture(index) {
@@ -115,10 +118,10 @@ function pressed(event, [rows, columns]) {
 }
 
 /** A canvas of a picture: click and arrow keys move the query. */
-function queryCanvas(picture, steps) {
+function queryCanvas(picture, steps, side) {
   const canvas = element("canvas", {
     role: "img", tabindex: "0", click: clicked, keydown: (event) => pressed(event, steps()) });
-  fit(canvas, picture);
+  fit(canvas, picture, side);
   return canvas;
 }
 
@@ -127,7 +130,10 @@ function attentionOf(panel, block, view) {
   const { y, x } = state.settings;
   const rows = view.queries.length;
   const attention = view.queries[part(y, rows)][part(x, view.queries[0].length)];
-  const nearest = { attention, numbers: panel.model.numbers, note: "" };
+  const [row, column] = attention.query;
+  const isThat = row === part(y, attention.size[0]) && column === part(x, attention.size[1]);
+  const note = isThat ? "" : `Nearest of ${rows} × ${view.queries[0].length} stored queries.`;
+  const nearest = { attention, numbers: panel.model.numbers, note };
   if (!state.live) return nearest;
   const asked = new URLSearchParams({
     image: state.image, model: panel.model.index, path: block.path, title: view.title,
@@ -172,7 +178,7 @@ async function answerOf(reply) {
 
 /** A panel for some blocks of a model, with a slider over them. */
 function buildPanel(model, name, key, blocks) {
-  const panel = { model, name, blocks, choice: choiceOf(key, blocks), steps: [20, 20] };
+  const panel = { model, name, blocks, choice: choiceOf(key, blocks), steps: [20, 20], kept: {} };
   const choose = (change) => () => {
     Object.assign(panel.choice, change());
     plan();
@@ -196,10 +202,18 @@ function buildPanel(model, name, key, blocks) {
   return panel;
 }
 
+/** The model's name; wherever its readings are seen, whether they are noise. */
+function heading(model) {
+  const tag = model.isTrained ? [] : [" ", element("span", { class: "tag" }, "untrained")];
+  return element("h4", {}, model.model, ...tag);
+}
+
 function framed(panel) {
   const { model, name } = panel;
+  // A sheet of paper need not begin with the stage's name.
+  const where = element("p", { class: "for-print" }, capital(name));
   return element("article", { class: "panel", "aria-label": `${model.model}, ${name}` },
-    element("div", {}, element("h4", {}, model.model), panel.block, panel.slider),
+    element("div", {}, heading(model), where, panel.block, panel.slider),
     panel.choosers, panel.figure,
     element("div", { class: "texts" }, panel.words, panel.about));
 }
@@ -210,6 +224,7 @@ function showControls(panel, { block, view, labels, label }) {
   panel.slider.setAttribute("aria-valuetext", panel.block.textContent);
   offer(panel.view, block.views.map((other) => other.title), view.title);
   offer(panel.label, labels, labels[label]);
+  panel.shown.classList.toggle("for-print", block.views.length > 1);
   panel.shown.textContent = labels.length > 1 ? `${view.title}: ${labels[label]}` : view.title;
   panel.about.textContent = view.about;
 }
@@ -226,7 +241,7 @@ function drawPanel(panel) {
   panel.words.textContent = `${capital(drawn.words)}.${drawn.note ? ` ${drawn.note}` : ""}`;
   panel.legend.replaceChildren(...drawn.legends);
   const name = `${panel.model.model}, ${panel.name}, ${panel.block.textContent}`;
-  const what = `${view.title}${labels.length ? `, ${labels[label]}` : ""}`;
+  const what = `${view.title}${labels[label] ? `, ${labels[label]}` : ""}`;
   const image = isChart ? panel.chart.querySelector("svg") : panel.canvas;
   image.setAttribute("aria-label", `${name}: ${what}. ${panel.words.textContent}`);
 }
@@ -240,7 +255,7 @@ const DRAWINGS = {
     const map = slice(panel.model.numbers, view.values, label);
     const palette = view.signed ? "diverging" : "sequential";
     panel.steps = map.shape;
-    const words = drawMap(panel.canvas.getContext("2d"), panel.model.grey, map,
+    const words = drawMap(panel.canvas.getContext("2d"), panel.kept, panel.model.grey, map,
       state.palettes[palette], state.settings);
     const name = view.labels.length > 1 && view.values.low.length === 1 ? "one scale for all" : "";
     return { words, legends: [scaleLegend({ palette, ...map, signed: view.signed, name })] };
@@ -249,8 +264,8 @@ const DRAWINGS = {
     const reading = attentionOf(panel, block, view);
     const stored = [view.queries.length, view.queries[0].length];
     panel.steps = state.live ? reading.attention.size : stored;
-    const { words, legends } = drawAttention(panel.canvas.getContext("2d"), panel.model.grey,
-      reading, label, state.palettes, state.settings);
+    const { words, legends } = drawAttention(panel.canvas.getContext("2d"), panel.kept,
+      panel.model.grey, reading, label, state.palettes, state.settings);
     return { words, note: reading.note, legends: legends.map((legend) => legend.circles
       ? circleLegend(panel.canvas) : scaleLegend({ ...legend, share: true })) };
   },
@@ -321,14 +336,14 @@ function bannersOf(model) {
 }
 
 function buildPicture(model) {
-  const canvas = queryCanvas(model.picture, () => [20, 20]);
+  const canvas = queryCanvas(model.picture, () => [20, 20], SMALL_SIDE);
   state.panels.push({ picture: model, canvas });
-  return element("figure", {}, canvas, element("figcaption", {}, "what the model saw"));
+  return element("figure", {}, canvas, element("figcaption", {}, "input"));
 }
 
 function drawPicture({ picture: model, canvas }) {
   const context = canvas.getContext("2d");
-  context.drawImage(model.picture, 0, 0, canvas.width, canvas.height);
+  drawUnder(context, model.picture);
   drawCross(context, state.settings.y, state.settings.x);
   canvas.setAttribute("aria-label", `What ${model.model} saw; the query is ${queryInWords()}.`);
 }
@@ -339,7 +354,8 @@ function activationOf(model) {
   const block = { path: "", stage: -1, block: 0, kind: "", views: [model.activation] };
   const panel = buildPanel(model, "overview", `${model.index} activation`, [block]);
   panel.title = "class activation map";
-  return [element("div", {}, panel.figure, panel.choosers, panel.words)];
+  fit(panel.canvas, model.picture, SMALL_SIDE);
+  return [element("div", {}, panel.figure, panel.choosers)];
 }
 
 function buildScores(model) {
@@ -386,6 +402,8 @@ async function showImage(index) {
     class: models.length === 1 ? "models single" : "models", tabindex: "0", role: "region",
     "aria-label": "models side by side" }, ...rows);
   columns.style.setProperty("--models", models.length);
+  // On paper, more than these would be too narrow to be seen.
+  columns.style.setProperty("--on-paper", Math.min(models.length, 3));
   place.replaceChildren(element("h2", {}, image.name),
     ...image.notices.map((notice) => element("p", { class: "notice" }, notice)), columns);
   drawAll();

@@ -24,7 +24,7 @@ function ends(array, index) {
   return { low: array.low[at], high: array.high[at] };
 }
 
-/** The values at one index of an array's first axis, with that part's shape and ends. */
+/** The values at one index of an array's first axis, their shape, ends, and where they are from. */
 function slice(numbers, array, index) {
   const shape = array.shape.slice(1);
   const count = shape.reduce((product, side) => product * side, 1);
@@ -37,7 +37,7 @@ function slice(numbers, array, index) {
     const code = array.bytes === 1 ? numbers[place] : numbers[place] + 256 * numbers[place + 1];
     values[i] = code > last ? NaN : low + (code / last) * (high - low);
   }
-  return { values, shape, low, high };
+  return { values, shape, low, high, source: array, index };
 }
 
 /** Index of the greatest value. */
