@@ -247,7 +247,7 @@ def test_a_click_asks_in_all_models(page: Any):
     assert found is not None
     assert float(found[1]) == pytest.approx(share, abs=0.6)
     assert float(found[2]) == pytest.approx(100 - share, abs=0.6)
-    assert page.locator("#where").inner_text().endswith("from the top, 1 % from the left")
+    assert page.locator("#where").inner_text().endswith("% down, 1 % across")
 
 
 def test_arrow_keys_move_the_query_by_a_cell(page: Any):

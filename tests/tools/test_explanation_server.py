@@ -181,6 +181,7 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         page.wait_for_selector(READY)
         attention = panel(page, STAGE_1, "transnext_micro")
         canvas = attention.locator("figure > canvas")
+        canvas.scroll_into_view_if_needed()
         attention.get_by_text("Exactly this query").wait_for()
         before = pixels(canvas)
         box = canvas.bounding_box()
@@ -202,6 +203,18 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         assert "Query at row 8, column 11 of 14 × 18" in label(canvas)
 
 
+def test_only_what_is_seen_is_asked_for(browser: Any, server: ExplanationServer):
+    with visited(browser, server.url, viewport={"width": 1300, "height": 300}) as page:
+        page.wait_for_selector(READY)
+        # Longer than the page waits before it asks.
+        page.wait_for_timeout(400)
+        assert not [url for url in page.asked if "query?" in url]
+        attention = panel(page, STAGE_1, "transnext_micro")
+        attention.locator("figure > canvas").scroll_into_view_if_needed()
+        attention.get_by_text("Exactly this query").wait_for()
+        assert all("stages.0" in url for url in page.asked if "query?" in url)
+
+
 def test_a_refusal_is_told_and_the_stored_query_shown(browser: Any):
     def refuse(*arguments: Any) -> QueryAttention:
         raise FovealError("Not today.")
@@ -209,8 +222,9 @@ def test_a_refusal_is_told_and_the_stored_query_shown(browser: Any):
     with running(refuse) as server, visited(browser, server.url) as page:
         page.wait_for_selector(READY)
         attention = panel(page, STAGE_1, "transnext_micro")
-        attention.get_by_text("the server: Not today.").wait_for()
         canvas = attention.locator("figure > canvas")
+        canvas.scroll_into_view_if_needed()
+        attention.get_by_text("the server: Not today.").wait_for()
         assert "Query at row 8, column 11 of 14 × 18" in label(canvas)
         # Chromium's own word for the status, nothing else.
         assert all("status of 400" in complaint for complaint in page.complaints)

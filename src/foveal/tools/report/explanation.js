@@ -27,7 +27,7 @@ function say(text) {
 
 function queryInWords() {
   const { y, x } = state.settings;
-  return `${Math.round(100 * y)} % from the top, ${Math.round(100 * x)} % from the left`;
+  return `${Math.round(100 * y)} % down, ${Math.round(100 * x)} % across`;
 }
 
 // Pictures in the overview stand two beside each other.
@@ -123,55 +123,6 @@ function queryCanvas(picture, steps, side) {
     role: "img", tabindex: "0", click: clicked, keydown: (event) => pressed(event, steps()) });
   fit(canvas, picture, side);
   return canvas;
-}
-
-/** The query nearest to the chosen place that the page has; from a live server, that very one. */
-function attentionOf(panel, block, view) {
-  const { y, x } = state.settings;
-  const rows = view.queries.length;
-  const attention = view.queries[part(y, rows)][part(x, view.queries[0].length)];
-  const [row, column] = attention.query;
-  const isThat = row === part(y, attention.size[0]) && column === part(x, attention.size[1]);
-  const note = isThat ? "" : `Nearest of ${rows} × ${view.queries[0].length} stored queries.`;
-  const nearest = { attention, numbers: panel.model.numbers, note };
-  if (!state.live) return nearest;
-  const asked = new URLSearchParams({
-    image: state.image, model: panel.model.index, path: block.path, title: view.title,
-    y: y.toFixed(5), x: x.toFixed(5) }).toString();
-  const answer = state.exact.get(asked);
-  if (!answer) ask(panel, asked);
-  if (answer?.attention) return answer;
-  const waiting = "Nearest stored query; asking for this one.";
-  return { ...nearest, note: answer ? answer.refusal : waiting };
-}
-
-/** Ask the server once the query has come to rest; not again for what is being asked already. */
-function ask(panel, asked) {
-  if (panel.asked === asked) return;
-  panel.asked = asked;
-  clearTimeout(panel.timer);
-  panel.timer = setTimeout(() => fetchExact(panel, asked), 120);
-}
-
-async function fetchExact(panel, asked) {
-  panel.asking?.abort();
-  panel.asking = new AbortController();
-  if (state.exact.size > 500) state.exact.clear();
-  try {
-    const reply = await fetch(`query?${asked}`, { signal: panel.asking.signal });
-    state.exact.set(asked, await answerOf(reply));
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    state.live = false;
-    say("The server does not answer any more: the nearest of the stored queries is shown.");
-  }
-  plan();
-}
-
-async function answerOf(reply) {
-  if (!reply.ok) return { refusal: `Nearest stored query; the server: ${await reply.text()}` };
-  const { header, numbers } = await opened(await reply.arrayBuffer());
-  return { attention: header.query, numbers, note: "Exactly this query, from the server." };
 }
 
 // ------------------------------------------------------------------ panels
@@ -460,7 +411,7 @@ async function start() {
   }
   state.content = JSON.parse(embedded("content"));
   state.palettes = palettesFrom(state.content.palettes);
-  state.live = state.content.live && location.protocol.startsWith("http");
+  if (state.content.live && location.protocol.startsWith("http")) goLive();
   root.append(buildImageChooser(), buildControls(), element("div", { id: "image" }));
   await showImage(0);
   root.setAttribute("aria-busy", "false");

@@ -227,14 +227,13 @@ function drawPoints(context, places, mass) {
   return off;
 }
 
-/** "largest circle: 12 % at 40 % from the top, 63 % from the left" and what lies outside. */
+/** "strongest of 49 points 12 % (40 % down, 63 % across)", what lies outside. */
 function pointsInWords(places, mass, off) {
   const best = greatest(mass);
   const where = (value) => `${Math.round(100 * value)} %`;
-  const down = `${where(places[2 * best])} from the top`;
-  const place = `${down}, ${where(places[2 * best + 1])} from the left`;
+  const place = `${where(places[2 * best])} down, ${where(places[2 * best + 1])} across`;
   const outside = off > 0 ? `; ${percent(off)} off the image` : "";
-  return `strongest of ${mass.length} points ${percent(mass[best])}, ${place}${outside}`;
+  return `strongest of ${mass.length} points ${percent(mass[best])} (${place})${outside}`;
 }
 
 /** All that one query attends to: pooled cells, window, points. */
@@ -278,7 +277,7 @@ function strongest(legends) {
   return legends.map(({ one, values, shape }) => {
     const best = greatest(values);
     const place = placeInWords([Math.floor(best / shape[1]), best % shape[1]], shape);
-    return `strongest ${one} ${percent(values[best])}, ${place}`;
+    return `strongest ${one} ${percent(values[best])} (${place})`;
   });
 }
 
