@@ -116,8 +116,17 @@ def read(mixer: nn.Module, x: Tensor) -> Reading:
 
 
 def _keep(recording: Recording, path: str) -> Callable[..., None]:
+    reading = False
+
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        recording._readings[path] = read(module, inputs[0])
+        nonlocal reading
+        # A mixer's readings may call the mixer itself.
+        if not reading:
+            reading = True
+            try:
+                recording._readings[path] = read(module, inputs[0])
+            finally:
+                reading = False
 
     return hook
 
