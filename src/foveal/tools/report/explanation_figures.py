@@ -1,0 +1,169 @@
+"""Figures of an explanation, drawn with matplotlib: a row a stage, a column a map."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from textwrap import wrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from foveal.tools.explain.attention import QueryAttention
+from foveal.tools.explain.explanation import BlockExplanation, ModelExplanation
+from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView, View
+from foveal.tools.report.colours import diverging_palette, palette
+
+SEQUENTIAL = ListedColormap(palette() / 255, "foveal")
+DIVERGING = ListedColormap(diverging_palette() / 255, "foveal diverging")
+
+# A view's labels that fit on a row.
+_MOST_PANELS = 4
+_SIDE = 2.1
+
+Draw = Callable[[Axes], None]
+Panel = tuple[str, Draw]
+
+
+def figure_of(image_name: str, model: ModelExplanation) -> Figure:
+    """What the model saw, then a row for the last block of every stage with all its views."""
+    rows: list[tuple[str, list[Panel]]] = [("", _heading(model))]
+    last = {block.stage: block for block in model.blocks if block.block >= 0}
+    for stage, block in sorted(last.items()):
+        rows.append((f"stage {stage + 1}\n{block.kind}", _panels(block, model.picture)))
+    width = max(len(panels) for _, panels in rows)
+    figure = Figure((1.1 + _SIDE * width, 0.7 + (_SIDE + 0.55) * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), width, squeeze=False)
+    for (label, panels), row in zip(rows, axes, strict=True):
+        for axis in row:
+            axis.axis("off")
+        row[0].text(-0.12, 0.5, label, fontsize=8, rotation=90, ha="right", va="center",
+                    multialignment="center", transform=row[0].transAxes)  # fmt: skip
+        for (title, draw), axis in zip(panels, row, strict=False):
+            axis.set_title("\n".join(wrap(title, 30)), fontsize=7)
+            draw(axis)
+    warning = "" if model.is_trained else " (untrained: noise)"
+    figure.suptitle(f"{model.model}{warning}, {image_name}", fontsize=9)
+    return figure
+
+
+def _heading(model: ModelExplanation) -> list[Panel]:
+    panels: list[Panel] = [("input", partial(_picture, picture=model.picture))]
+    if model.activation is not None:
+        panels += _of_maps(model.activation, model.picture)
+    for view in model.views:
+        panels += _of_view(view, model.picture)
+    return panels
+
+
+def _panels(block: BlockExplanation, picture: Image.Image) -> list[Panel]:
+    return [panel for view in block.views for panel in _of_view(view, picture)]
+
+
+def _of_view(view: View, picture: Image.Image) -> list[Panel]:
+    if isinstance(view, MapView):
+        return _of_maps(view, picture)
+    if isinstance(view, QueryView):
+        row = view.queries[len(view.queries) // 2]
+        query = row[len(row) // 2]
+        title = f"{view.title}: {view.labels[0]}"
+        return [(title, partial(_query, seen=query, picture=picture))]
+    if isinstance(view, PointView):
+        titles = [f"{view.title}: {label}" for label in view.labels[:2]]
+        return [
+            (title, partial(_points, view=view, group=group, picture=picture))
+            for group, title in enumerate(titles)
+        ]
+    return [(view.title, partial(_curves, view=view))]
+
+
+def _of_maps(view: MapView, picture: Image.Image) -> list[Panel]:
+    shown = range(min(len(view.labels), _MOST_PANELS))
+    titles = [
+        view.title if len(view.labels) == 1 else f"{view.title}: {view.labels[i]}" for i in shown
+    ]
+    return [
+        (title, partial(_map, view=view, index=i, picture=picture))
+        for i, title in zip(shown, titles, strict=True)
+    ]
+
+
+def _picture(axis: Axes, picture: Image.Image) -> None:
+    axis.imshow(picture, extent=(0, 1, 1, 0))
+
+
+def _map(axis: Axes, view: MapView, index: int, picture: Image.Image) -> None:
+    values = view.values[index]
+    low, high = limits(view, index)
+    if view.over_image:
+        _picture(axis, picture)
+    colours = DIVERGING if view.signed else SEQUENTIAL
+    opacity = 0.7 if view.over_image else 1.0
+    shown = axis.imshow(
+        values, colours, vmin=low, vmax=high, alpha=opacity, extent=(0, 1, 1, 0),
+        interpolation="nearest",
+    )  # fmt: skip
+    assert axis.figure is not None
+    bar = axis.figure.colorbar(shown, ax=axis, fraction=0.05, pad=0.02)
+    bar.ax.tick_params(labelsize=6)
+
+
+def limits(view: MapView, index: int) -> tuple[float, float]:
+    """The values at the ends of a map's colours; signed ones have 0 in their middle."""
+    values = view.values if view.together else view.values[index]
+    if view.signed:
+        most = float(np.abs(values).max())
+        return -most, most
+    return float(values.min()), float(values.max())
+
+
+def _query(axis: Axes, seen: QueryAttention, picture: Image.Image) -> None:
+    """The first head's weights: pooled cells under the window's, points as circles."""
+    _picture(axis, picture)
+    h, w = seen.size
+    if seen.grid is not None:
+        rows, columns = seen.grid.shape[1:]
+        right, bottom = columns * seen.cell[1] / w, rows * seen.cell[0] / h
+        axis.imshow(seen.grid[0], SEQUENTIAL, alpha=0.7, extent=(0, right, bottom, 0),
+                    interpolation="nearest")  # fmt: skip
+    if seen.window is not None:
+        (y, x), (rows, columns) = seen.corner, seen.window.shape[1:]
+        box = (x / w, (x + columns) / w, (y + rows) / h, y / h)
+        axis.imshow(seen.window[0], SEQUENTIAL, extent=box, interpolation="nearest")
+        axis.add_patch(
+            Rectangle((box[0], box[3]), box[1] - box[0], box[2] - box[3], fill=False, color="white")
+        )
+    if seen.points is not None and seen.mass is not None:
+        _circles(axis, seen.points[0], seen.mass[0])
+    axis.plot((seen.query[1] + 0.5) / w, (seen.query[0] + 0.5) / h, "+", color="red", markersize=8)
+    axis.set(xlim=(0, 1), ylim=(1, 0))
+
+
+def _points(axis: Axes, view: PointView, group: int, picture: Image.Image) -> None:
+    _picture(axis, picture)
+    start, end = view.references[group], view.points[group]
+    moves = np.stack([start, end], 1)
+    for (y0, x0), (y1, x1) in moves:
+        axis.plot([x0, x1], [y0, y1], color="white", linewidth=0.5)
+    _circles(axis, end, view.mass[group])
+    axis.set(xlim=(0, 1), ylim=(1, 0))
+
+
+def _circles(axis: Axes, points: np.ndarray, mass: np.ndarray) -> None:
+    """A circle's area is its mass over the mean's."""
+    areas = 14 * mass * len(mass)
+    axis.scatter(points[:, 1], points[:, 0], areas, mass, cmap=SEQUENTIAL, edgecolors="white",
+                 linewidths=0.4, clip_on=True)  # fmt: skip
+
+
+def _curves(axis: Axes, view: CurveView) -> None:
+    axis.axis("on")
+    styles: Sequence[str] = ("-", "--", ":", "-.")
+    for index, (label, values) in enumerate(zip(view.labels, view.y, strict=True)):
+        axis.plot(view.x, values, styles[index % 4], label=label)
+    axis.set_xlabel(view.x_label, fontsize=6)
+    axis.set_ylabel(view.y_label, fontsize=6)
+    axis.tick_params(labelsize=6)
+    axis.legend(fontsize=6)
