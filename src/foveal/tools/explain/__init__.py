@@ -1,0 +1,1 @@
+"""What a network looks at: tools that work with any image model."""
