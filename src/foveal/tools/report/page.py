@@ -1,6 +1,7 @@
 """A self-contained page: escaped text, inline images, light and dark."""
 
 import base64
+import hashlib
 import io
 from html import escape
 
@@ -35,14 +36,44 @@ img { display: block; image-rendering: pixelated; border-radius: .25rem; }
 """
 
 
-def page(title: str, *sections: str) -> str:
-    """A whole document of the sections' HTML."""
-    body = "\n".join(sections)
+def page(
+    title: str, *sections: str, style: str = "", script: str = "", connects: bool = False
+) -> str:
+    """A whole document of the sections' HTML.
+
+    Args:
+        title: as plain text.
+        sections: in HTML.
+        style: rules beside those of all pages.
+        script: a module that runs once the document is there. A page that has one is allowed its
+            own script and style and nothing from elsewhere, whatever its text may contain.
+        connects: whether the script may ask the server that the page came from.
+    """
+    styles, body = _STYLE + style, "\n".join(sections)
+    policy = _policy(styles, script, connects) if script else ""
+    run = f'<script type="module">{script}</script>\n' if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f'{policy}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{styles}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n{run}</body>\n</html>\n"
+    )
+
+
+def _policy(style: str, script: str, connects: bool) -> str:
+    """What a browser lets the page do; and an icon of its own, for which it would else ask."""
+
+    def known(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+    rules = (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src 'sha256-{known(style)}'; script-src 'sha256-{known(script)}'"
+    )
+    rules += "; connect-src 'self'" if connects else ""
+    return (
+        f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
+        '<link rel="icon" href="data:,">\n'
     )
 
 
