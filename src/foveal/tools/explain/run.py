@@ -3,16 +3,24 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.data.images import mode_of, to_mode
-from foveal.data.transforms import eval_transform
-from foveal.errors import FovealError
+from foveal.data.transforms import Preprocessing, eval_transform
+from foveal.errors import FovealError, OptionError
 from foveal.tasks.classification import ClassScore, top_classes
 from foveal.tools.explain.attention import QueryAttention
+from foveal.tools.explain.class_activation import METHODS
+from foveal.tools.explain.evidence import (
+    activation_view,
+    faithfulness_view,
+    receptive_field_view,
+    try_activation,
+)
 from foveal.tools.explain.explanation import (
     BlockExplanation,
     Explanation,
@@ -23,6 +31,7 @@ from foveal.tools.explain.photograph import Photograph, seen_part
 from foveal.tools.explain.pictures import views_of
 from foveal.tools.explain.reading import AttentionReading
 from foveal.tools.explain.record import OTHER_TOOLS, Recording, record
+from foveal.tools.explain.views import View
 from foveal.tools.trained import TrainedModel
 
 # Readings of attention grow with the fourth power of the side.
@@ -38,12 +47,22 @@ class ExplainSettings:
     Attributes:
         top: classes an image.
         queries: along each side of the grid of queries, from 1 up.
+        method: of the class activation map, or None for no map.
+        faithfulness: insertion and deletion curves of that map.
+        receptive_field: the effective receptive field over all images.
     """
 
     top: int = 5
     queries: int = 7
+    method: str | None = "gradcam"
+    faithfulness: bool = False
+    receptive_field: bool = False
 
     def __post_init__(self) -> None:
+        if self.method is not None and self.method not in METHODS:
+            raise OptionError(f"method is one of {', '.join(METHODS)}, got {self.method!r}.")
+        if self.faithfulness and self.method is None:
+            raise OptionError("There is no map whose faithfulness could be told: give a method.")
         for name in ("top", "queries"):
             if getattr(self, name) < 1:
                 raise FovealError(f"{name} is 1 or more, got {getattr(self, name)}.")
@@ -103,44 +122,83 @@ def explain_images(
     """
     if not models or not photographs:
         raise FovealError("There is nothing to explain: give at least one model and one image.")
+    subjects = [_Subject.of(trained, photographs) for trained in models]
+    fields = [_field(subject, settings) for subject in subjects]
     images, recordings = [], []
     for index, photograph in enumerate(photographs):
         rows = []
-        for number, trained in enumerate(models):
-            rows.append(_explain_one(trained, photograph, settings))
+        for number, (subject, views) in enumerate(zip(subjects, fields, strict=True), start=1):
+            rows.append(_explain_one(subject, photograph, index, settings, views))
             if on_done is not None:
-                on_done(index * len(models) + number + 1, len(photographs) * len(models))
+                on_done(index * len(models) + number, len(photographs) * len(models))
         explained = tuple(row[0] for row in rows)
         images.append(ImageExplanation(photograph.name, explained, photograph.notices))
         recordings.append(tuple(row[1] for row in rows))
     return Explained(Explanation(tuple(images)), tuple(recordings))
 
 
+class _Subject(NamedTuple):
+    """A model, its preprocessing here, the images as its input, and what is to be said of that."""
+
+    trained: TrainedModel
+    preprocessing: Preprocessing
+    inputs: Float[Tensor, "n c h w"]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trained: TrainedModel, photographs: Sequence[Photograph]) -> "_Subject":
+        preprocessing, notes = trained.card.preprocessing, ()
+        if preprocessing.image_size > LARGEST_INPUT:
+            notes = (
+                f"Shown at {LARGEST_INPUT} pixels a side instead of {preprocessing.image_size}, "
+                "as readings of attention grow with the fourth power of the side.",
+            )
+            preprocessing = replace(preprocessing, image_size=LARGEST_INPUT)
+        transform, mode = eval_transform(preprocessing), mode_of(preprocessing.in_chans)
+        inputs = torch.stack([transform(to_mode(p.image, mode)) for p in photographs])
+        device = next(trained.model.parameters()).device
+        return cls(trained, preprocessing, inputs.to(device), notes)
+
+
+def _field(subject: _Subject, settings: ExplainSettings) -> tuple[View, ...]:
+    if not settings.receptive_field:
+        return ()
+    return (receptive_field_view(subject.trained.model, subject.inputs),)
+
+
 def _explain_one(
-    trained: TrainedModel, photograph: Photograph, settings: ExplainSettings
+    subject: _Subject,
+    photograph: Photograph,
+    index: int,
+    settings: ExplainSettings,
+    views: tuple[View, ...],
 ) -> tuple[ModelExplanation, Recording]:
-    card, model, notes = trained.card, trained.model, []
-    preprocessing = card.preprocessing
-    if preprocessing.image_size > LARGEST_INPUT:
-        notes.append(
-            f"Shown at {LARGEST_INPUT} pixels a side instead of {preprocessing.image_size}, as "
-            "readings of attention grow with the fourth power of the side."
-        )
-        preprocessing = replace(preprocessing, image_size=LARGEST_INPUT)
-    upright = to_mode(photograph.image, mode_of(preprocessing.in_chans))
-    x = eval_transform(preprocessing)(upright)[None].to(next(model.parameters()).device)
+    trained, notes = subject.trained, [*subject.notes]
+    x = subject.inputs[index : index + 1]
     output, recording = _run(trained, x)
     blocks = _blocks(recording, settings.queries)
     if not blocks:
         notes.append(f"No mixer with readings; {OTHER_TOOLS} work with any model.")
+    scores = _scores(trained, output, photograph.name, settings.top)
+    activation = None
+    if scores and settings.method is not None:
+        found = try_activation(trained.model, x, settings.method)
+        if isinstance(found, str):
+            notes.append(found)
+        else:
+            activation = activation_view(found, scores[0].name)
+            if settings.faithfulness:
+                views = (faithfulness_view(trained.model, x, found), *views)
     explanation = ModelExplanation(
-        model=card.model,
+        model=trained.card.model,
         source=trained.source,
         is_trained=trained.is_trained,
-        picture=seen_part(photograph.image, preprocessing),
+        picture=seen_part(photograph.image, subject.preprocessing),
         input_size=(x.shape[2], x.shape[3]),
-        scores=_scores(trained, output, photograph.name, settings.top),
+        scores=scores,
         blocks=blocks,
+        activation=activation,
+        views=views,
         note=" ".join(notes) or None,
     )
     return explanation, recording

@@ -14,10 +14,10 @@ from PIL import Image
 from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.explain.explanation import BlockExplanation, ModelExplanation
 from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView, View
-from foveal.tools.report.colours import diverging_palette, palette
+from foveal.tools.report.colours import diverging, sequential
 
-SEQUENTIAL = ListedColormap(palette() / 255, "foveal")
-DIVERGING = ListedColormap(diverging_palette() / 255, "foveal diverging")
+SEQUENTIAL = ListedColormap(sequential() / 255, "foveal")
+DIVERGING = ListedColormap(diverging() / 255, "foveal diverging")
 
 # A view's labels that fit on a row.
 _MOST_PANELS = 4
