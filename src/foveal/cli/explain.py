@@ -11,7 +11,7 @@ from foveal.cli.model_choice import add_option_argument, chosen_models
 from foveal.cli.progress import progress_bar
 from foveal.files import require_writable
 from foveal.tools.explain.class_activation import METHODS
-from foveal.tools.explain.photograph import read_photograph
+from foveal.tools.explain.picture import read_picture
 from foveal.tools.explain.run import Explained, ExplainSettings, explain_images
 from foveal.tools.report.explanation import write_explanation_page
 from foveal.tools.report.explanation_files import write_arrays, write_figures
@@ -75,13 +75,13 @@ def run(options: Namespace) -> None:
         receptive_field=options.erf,
     )
     page = _page(options)
-    photographs = [read_photograph(path) for path in options.images]
-    for photograph in photographs:
-        for notice in photograph.notices:
-            note(f"{photograph.name}: {notice}")
+    pictures = [read_picture(path) for path in options.images]
+    for picture in pictures:
+        for notice in picture.notices:
+            note(f"{picture.name}: {notice}")
     models = chosen_models(options)
     with progress_bar("pictures") as done:
-        explained = explain_images(models, photographs, settings, done)
+        explained = explain_images(models, pictures, settings, done)
     write_explanation_page(explained.explanation, page)
     print(f"Page: {page}")
     _write_more(options, explained, page.parent)

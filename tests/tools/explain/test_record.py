@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import foveal
 from foveal.errors import FovealError, OptionError
 from foveal.tools.explain.modulations import FocalModulationReading
-from foveal.tools.explain.pictures import views_of
 from foveal.tools.explain.reading import OtherReading
+from foveal.tools.explain.reading_views import views_of
 from foveal.tools.explain.record import READINGS, record
 from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView
 from tests.models.families import SMALLEST, shallow

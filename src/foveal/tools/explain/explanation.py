@@ -54,6 +54,12 @@ class ModelExplanation:
     views: tuple[View, ...] = field(default=(), repr=False)
     note: str | None = None
 
+    @property
+    def last_blocks(self) -> tuple[BlockExplanation, ...]:
+        """Of each stage, as the papers show them."""
+        last = {block.stage: block for block in self.blocks if block.block >= 0}
+        return tuple(block for _, block in sorted(last.items()))
+
 
 @dataclass(frozen=True, eq=False)
 class ImageExplanation:

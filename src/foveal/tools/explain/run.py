@@ -27,9 +27,9 @@ from foveal.tools.explain.explanation import (
     ImageExplanation,
     ModelExplanation,
 )
-from foveal.tools.explain.photograph import Photograph, seen_part
-from foveal.tools.explain.pictures import views_of
+from foveal.tools.explain.picture import Picture, seen_part
 from foveal.tools.explain.reading import AttentionReading
+from foveal.tools.explain.reading_views import views_of
 from foveal.tools.explain.record import OTHER_TOOLS, Recording, record
 from foveal.tools.explain.views import View
 from foveal.tools.trained import TrainedModel
@@ -105,7 +105,7 @@ class Explained:
 
 def explain_images(
     models: Sequence[TrainedModel],
-    photographs: Sequence[Photograph],
+    pictures: Sequence[Picture],
     settings: ExplainSettings = ExplainSettings(),
     on_done: OnDone | None = None,
 ) -> Explained:
@@ -113,26 +113,26 @@ def explain_images(
 
     Args:
         models: any networks; those without readings are still shown with their classes.
-        photographs: the images.
+        pictures: the images.
         settings: what to compute.
         on_done: told how many of how many pairs of image and model are done.
 
     Raises:
         FovealError: there is no model or no image, or a network does not take the image.
     """
-    if not models or not photographs:
+    if not models or not pictures:
         raise FovealError("There is nothing to explain: give at least one model and one image.")
-    subjects = [_Subject.of(trained, photographs) for trained in models]
+    subjects = [_Subject.of(trained, pictures) for trained in models]
     fields = [_field(subject, settings) for subject in subjects]
     images, recordings = [], []
-    for index, photograph in enumerate(photographs):
+    for index, picture in enumerate(pictures):
         rows = []
         for number, (subject, views) in enumerate(zip(subjects, fields, strict=True), start=1):
-            rows.append(_explain_one(subject, photograph, index, settings, views))
+            rows.append(_explain_one(subject, picture, index, settings, views))
             if on_done is not None:
-                on_done(index * len(models) + number, len(photographs) * len(models))
+                on_done(index * len(models) + number, len(pictures) * len(models))
         explained = tuple(row[0] for row in rows)
-        images.append(ImageExplanation(photograph.name, explained, photograph.notices))
+        images.append(ImageExplanation(picture.name, explained, picture.notices))
         recordings.append(tuple(row[1] for row in rows))
     return Explained(Explanation(tuple(images)), tuple(recordings))
 
@@ -146,7 +146,7 @@ class _Subject(NamedTuple):
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, trained: TrainedModel, photographs: Sequence[Photograph]) -> "_Subject":
+    def of(cls, trained: TrainedModel, pictures: Sequence[Picture]) -> "_Subject":
         preprocessing, notes = trained.card.preprocessing, ()
         if preprocessing.image_size > LARGEST_INPUT:
             notes = (
@@ -155,7 +155,7 @@ class _Subject(NamedTuple):
             )
             preprocessing = replace(preprocessing, image_size=LARGEST_INPUT)
         transform, mode = eval_transform(preprocessing), mode_of(preprocessing.in_chans)
-        inputs = torch.stack([transform(to_mode(p.image, mode)) for p in photographs])
+        inputs = torch.stack([transform(to_mode(p.image, mode)) for p in pictures])
         device = next(trained.model.parameters()).device
         return cls(trained, preprocessing, inputs.to(device), notes)
 
@@ -168,7 +168,7 @@ def _field(subject: _Subject, settings: ExplainSettings) -> tuple[View, ...]:
 
 def _explain_one(
     subject: _Subject,
-    photograph: Photograph,
+    picture: Picture,
     index: int,
     settings: ExplainSettings,
     views: tuple[View, ...],
@@ -179,7 +179,7 @@ def _explain_one(
     blocks = _blocks(recording, settings.queries)
     if not blocks:
         notes.append(f"No mixer with readings; {OTHER_TOOLS} work with any model.")
-    scores = _scores(trained, output, photograph.name, settings.top)
+    scores = _scores(trained, output, picture.name, settings.top)
     activation = None
     if scores and settings.method is not None:
         found = try_activation(trained.model, x, settings.method)
@@ -193,7 +193,7 @@ def _explain_one(
         model=trained.card.model,
         source=trained.source,
         is_trained=trained.is_trained,
-        picture=seen_part(photograph.image, subject.preprocessing),
+        picture=seen_part(picture.image, subject.preprocessing),
         input_size=(x.shape[2], x.shape[3]),
         scores=scores,
         blocks=blocks,

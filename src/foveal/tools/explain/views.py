@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from foveal.tools.explain.attention import QueryAttention
 
+# The label of what stands for all heads together, before them.
+MEAN = "mean of the heads"
+
 
 @dataclass(frozen=True, eq=False)
 class MapView:

@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from foveal.tools.explain.attention import QueryAttention
-from foveal.tools.explain.explanation import BlockExplanation, ModelExplanation
-from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView, View
+from foveal.tools.explain.explanation import ModelExplanation
+from foveal.tools.explain.views import MEAN, CurveView, MapView, PointView, QueryView, View
 from foveal.tools.report.colours import diverging, sequential
 
 SEQUENTIAL = ListedColormap(sequential() / 255, "foveal")
@@ -22,47 +22,58 @@ DIVERGING = ListedColormap(diverging() / 255, "foveal diverging")
 # A view's labels that fit on a row.
 _MOST_PANELS = 4
 _SIDE = 2.1
+_PIXELS = 256
 
 Draw = Callable[[Axes], None]
 Panel = tuple[str, Draw]
 
+INPUT = "input"
+Row = tuple[str, Sequence[View | str]]
+
 
 def figure_of(image_name: str, model: ModelExplanation) -> Figure:
     """What the model saw, then a row for the last block of every stage with all its views."""
-    rows: list[tuple[str, list[Panel]]] = [("", _heading(model))]
-    last = {block.stage: block for block in model.blocks if block.block >= 0}
-    for stage, block in sorted(last.items()):
-        rows.append((f"stage {stage + 1}\n{block.kind}", _panels(block, model.picture)))
-    width = max(len(panels) for _, panels in rows)
+    heading = (*([] if model.activation is None else [model.activation]), *model.views)
+    rows: list[Row] = [("", (INPUT, *heading))]
+    rows += [(f"stage {b.stage + 1}\n{b.kind}", b.views) for b in model.last_blocks]
+    warning = "" if model.is_trained else " (untrained: noise)"
+    return figure_of_rows(f"{model.model}{warning}, {image_name}", rows, model.picture)
+
+
+def figure_of_rows(title: str, rows: Sequence[Row], picture: Image.Image) -> Figure:
+    """A figure of any views.
+
+    Args:
+        title: above all of it.
+        rows: each a label and its views; `INPUT` stands for the picture itself. Of a view of
+            heads their mean is drawn, of other maps up to four labels, of points two groups, of
+            queries the one in the middle.
+        picture: under the views.
+    """
+    # Every panel holds a copy of it.
+    picture = picture.copy()
+    picture.thumbnail((_PIXELS, _PIXELS))
+    drawn = [
+        (label, [p for view in views for p in _of_view(view, picture)]) for label, views in rows
+    ]
+    width = max(len(panels) for _, panels in drawn)
     figure = Figure((1.1 + _SIDE * width, 0.7 + (_SIDE + 0.55) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), width, squeeze=False)
-    for (label, panels), row in zip(rows, axes, strict=True):
+    for (label, panels), row in zip(drawn, axes, strict=True):
         for axis in row:
             axis.axis("off")
         row[0].text(-0.12, 0.5, label, fontsize=8, rotation=90, ha="right", va="center",
                     multialignment="center", transform=row[0].transAxes)  # fmt: skip
-        for (title, draw), axis in zip(panels, row, strict=False):
-            axis.set_title("\n".join(wrap(title, 30)), fontsize=7)
+        for (name, draw), axis in zip(panels, row, strict=False):
+            axis.set_title("\n".join(wrap(name, 30)), fontsize=7)
             draw(axis)
-    warning = "" if model.is_trained else " (untrained: noise)"
-    figure.suptitle(f"{model.model}{warning}, {image_name}", fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
-def _heading(model: ModelExplanation) -> list[Panel]:
-    panels: list[Panel] = [("input", partial(_picture, picture=model.picture))]
-    if model.activation is not None:
-        panels += _of_maps(model.activation, model.picture)
-    for view in model.views:
-        panels += _of_view(view, model.picture)
-    return panels
-
-
-def _panels(block: BlockExplanation, picture: Image.Image) -> list[Panel]:
-    return [panel for view in block.views for panel in _of_view(view, picture)]
-
-
-def _of_view(view: View, picture: Image.Image) -> list[Panel]:
+def _of_view(view: View | str, picture: Image.Image) -> list[Panel]:
+    if isinstance(view, str):
+        return [(INPUT, partial(_picture, picture=picture))]
     if isinstance(view, MapView):
         return _of_maps(view, picture)
     if isinstance(view, QueryView):
@@ -80,7 +91,7 @@ def _of_view(view: View, picture: Image.Image) -> list[Panel]:
 
 
 def _of_maps(view: MapView, picture: Image.Image) -> list[Panel]:
-    shown = range(min(len(view.labels), _MOST_PANELS))
+    shown = range(1 if view.labels[0] == MEAN else min(len(view.labels), _MOST_PANELS))
     titles = [
         view.title if len(view.labels) == 1 else f"{view.title}: {view.labels[i]}" for i in shown
     ]

@@ -43,6 +43,9 @@ def write_figures(
     written = []
     for index, ((image, model), name) in enumerate(zip(pairs, names, strict=True), start=1):
         figure = figure_of(image.name, model)
+        # Lay it out once, not once for each format.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for suffix in formats:
             with atomic_path(folder / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=150)

@@ -18,7 +18,7 @@ from foveal.tools.explain.modulations import (
 )
 from foveal.tools.explain.reading import AttentionReading, OtherReading, Reading
 from foveal.tools.explain.spectrum import radial_spectrum
-from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView, View
+from foveal.tools.explain.views import MEAN, CurveView, MapView, PointView, QueryView, View
 
 QUERIES = "attention of a query"
 
@@ -212,7 +212,7 @@ def query_view(reading: AttentionReading, image: int = 0, queries: int = 7) -> Q
     return QueryView(
         QUERIES,
         "Where the marked position looks: the weights of all it sees, which sum to 1.",
-        (*(["mean of the heads"] if led else []), *(f"head {i}" for i in range(1, heads + 1))),
+        (*([MEAN] if led else []), *(f"head {i}" for i in range(1, heads + 1))),
         grid,
     )
 
@@ -226,7 +226,7 @@ def _even(side: int, queries: int) -> list[int]:
 def _of_heads(title: str, about: str, values: np.ndarray) -> MapView:
     labels = (f"head {head}" for head in range(1, len(values) + 1))
     stacked = np.concatenate([values.mean(0, keepdims=True), values])
-    return MapView(title, about, ("mean of the heads", *labels), stacked)
+    return MapView(title, about, (MEAN, *labels), stacked)
 
 
 def _entropy(

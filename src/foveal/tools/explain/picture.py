@@ -14,7 +14,7 @@ LONGEST_SIDE = 2048
 
 
 @dataclass(frozen=True)
-class Photograph:
+class Picture:
     """An image, its file's name, and what was done to it, in sentences."""
 
     name: str
@@ -22,7 +22,7 @@ class Photograph:
     notices: tuple[str, ...] = ()
 
 
-def read_photograph(path: str | Path) -> Photograph:
+def read_picture(path: str | Path) -> Picture:
     """The image in a file, its longer side no more than 2048 pixels.
 
     Raises:
@@ -34,7 +34,7 @@ def read_photograph(path: str | Path) -> Photograph:
         image = read_image(path, at_most=LONGEST_SIDE)
         with Image.open(path) as original:
             notices = _notices(original, image)
-    return Photograph(Path(path).name, image, notices)
+    return Picture(Path(path).name, image, notices)
 
 
 def _notices(original: Image.Image, shown: Image.Image) -> tuple[str, ...]:
