@@ -18,6 +18,7 @@ from foveal.tools.explain.features import (
     image_size,
     num_prefix_tokens,
     placed_as,
+    require_gradient,
     undisturbed,
 )
 
@@ -90,6 +91,7 @@ def class_activation_map(
         raise OptionError(
             f"A method is one of {', '.join(METHODS)}; got {method!r}.{closest(method, METHODS)}"
         )
+    size = image_size(images)
     name, module = _find_layer(model, layer)
     with undisturbed(model):
         images = placed_as(model, images).detach().clone()
@@ -97,7 +99,7 @@ def class_activation_map(
         classes = check_targets(logits.argmax(1) if targets is None else targets, *logits.shape)
         to_map = partial(
             as_map,
-            image_size=image_size(images),
+            image_size=size,
             channels=_channels(model, name),
             num_prefix_tokens=num_prefix_tokens(model),
             source=f"Layer {name!r}",
@@ -228,7 +230,10 @@ class _Visited(nn.Module):
         self.place = nn.Parameter(images.new_zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.guest[0](images)
+        logits = self.guest[0](images)
+        if torch.is_grad_enabled():
+            require_gradient(logits, self.guest[0])
+        return logits
 
 
 def _run(
@@ -248,7 +253,7 @@ def _run(
     cam = getattr(pytorch_grad_cam, METHODS[method])(
         _Visited(model, images), [module], lambda features: to_map(features).float().clone()
     )
-    cam.get_cam_image = partial(_clean, cam.get_cam_image, method)
+    cam.get_cam_image = partial(_clean, cam.get_cam_image, method, cam.uses_gradients)
     # An image of channels masked images in memory at a time.
     batches = images.split(1 if method == "scorecam" else len(images))
     aims = [ClassifierOutputTarget(target) for target in targets]
@@ -266,6 +271,7 @@ def _run(
 def _clean(
     compute: Callable[..., np.ndarray],
     method: str,
+    uses_gradients: bool,
     images: Tensor,
     layer: nn.Module,
     aims: list[Any],
@@ -277,6 +283,11 @@ def _clean(
 
     The library stretches whatever a map holds to [0, 1].
     """
+    if uses_gradients and gradients is None:
+        raise OptionError(
+            "The class does not depend on this layer, as no gradient reaches it: choose a layer "
+            "that lies between the image and the classifier."
+        )
     maps = compute(images, layer, aims, activations, gradients, *smooth)
     axes = (1, 2)
     if method == "eigencam":

@@ -1,6 +1,6 @@
 """Does a map show what the network goes by? Insertion and deletion (Petsiuk et al. 2018)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal, get_args
@@ -112,32 +112,36 @@ def insertion_deletion(
     chance = np.random.default_rng(seed)
     # How many pixels are changed after each step.
     counts = np.linspace(0, height * width, steps + 1).round().astype(np.int64)
-    curves: list[Tensor] = []
+    curves: list[np.ndarray] = []
     with undisturbed(model), torch.no_grad():
         images = placed_as(model, images)
         num_classes = class_logits(model, images[:1]).shape[1]
         classes = check_targets(targets, len(images), num_classes)
         for image, importance, target in zip(images, maps, classes, strict=True):
-            blank = _blank(image, baseline)
+            ends = _blank(image, baseline), image
             for shown in (importance, _random_map(chance, height, width)):
                 ranks = torch.from_numpy(_ranks(shown, chance)).to(image.device)
-                for first, then in ((blank, image), (image, blank)):
+                for first, then in (ends, ends[::-1]):
                     mixtures = _mixtures(first, then, ranks, counts, batch_size)
-                    logits = torch.cat([class_logits(model, mixed) for mixed in mixtures])
-                    curves.append(logits.double().softmax(1)[:, target].cpu())
+                    curves.append(_probabilities(model, mixtures, int(target)))
     # Images, then map and chance, then insertion and deletion.
-    inserted, deleted, at_random, out_at_random = (
-        torch.stack(curves).unflatten(0, (len(images), 4)).unbind(1)
-    )
+    table = np.stack(curves).reshape(len(images), 4, len(counts))
     return Faithfulness(
         fractions=counts / (height * width),
-        insertion=inserted.numpy(),
-        deletion=deleted.numpy(),
-        random_insertion=at_random.numpy(),
-        random_deletion=out_at_random.numpy(),
+        insertion=table[:, 0],
+        deletion=table[:, 1],
+        random_insertion=table[:, 2],
+        random_deletion=table[:, 3],
         targets=classes,
         baseline=baseline,
     )
+
+
+def _probabilities(
+    model: nn.Module, batches: Iterable[Float[Tensor, "n c h w"]], target: int
+) -> Float[np.ndarray, "s"]:
+    logits = torch.cat([class_logits(model, batch) for batch in batches])
+    return logits.double().softmax(1)[:, target].cpu().numpy()
 
 
 def _check(

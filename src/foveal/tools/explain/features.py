@@ -103,6 +103,15 @@ def placed_as(model: nn.Module, images: Tensor) -> Tensor:
     return images if like is None else images.to(like.device, like.dtype)
 
 
+def require_gradient(value: Tensor, model: nn.Module) -> None:
+    """Raise a FovealError unless gradients come from the value back to the model's input."""
+    if not value.requires_grad:
+        raise FovealError(
+            f"No gradient comes through {type(model).__name__} to its image: it computes detached "
+            "or without gradients; give the network itself, not an exported one."
+        )
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and gradients enabled for the block; then all as before.

@@ -10,7 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal.errors import FovealError, OptionError
-from foveal.tools.explain.features import image_size, last_map, placed_as, undisturbed
+from foveal.tools.explain.features import (
+    image_size,
+    last_map,
+    placed_as,
+    require_gradient,
+    undisturbed,
+)
 
 # Where blocks would show: strides, and windows of 7 patches of 4 pixels. Coarser grids have so few
 # lines in a usual image that chance would decide.
@@ -171,6 +177,7 @@ def effective_receptive_field(
             if random_signs:
                 draw = 2 * torch.randint(2, centre.shape, generator=signs) - 1
                 centre = centre * draw.to(centre)
+            require_gradient(centre, model)
             total += _sensitivity(centre.sum(), image)
             if progress is not None:
                 progress(number + 1, len(images))
@@ -184,11 +191,6 @@ def effective_receptive_field(
 
 
 def _sensitivity(value: Tensor, image: Float[Tensor, "1 c h w"]) -> Float[np.ndarray, "h w"]:
-    if not value.requires_grad:
-        raise FovealError(
-            "No gradient comes through this model to its image; give the original of a model that "
-            "was prepared for inference, compiled or exported."
-        )
     (gradient,) = torch.autograd.grad(value, image, allow_unused=True, materialize_grads=True)
     return gradient[0].double().abs().sum(0).cpu().numpy()
 
