@@ -95,12 +95,12 @@ def sampled(y: float, x: float, heads: int = 2, side: int = 6) -> QueryAttention
     distance = ((points - [0.4, 0.4]) ** 2).sum(-1) + 0.3 * ((points - [y, x]) ** 2).sum(-1)
     mass = softmax(-distance * 18, (1,))
     size = (7, 9)
-    return with_mean(
-        QueryAttention((int(y * 7), int(x * 9)), size, points=points, mass=mass)
-    )
+    return with_mean(QueryAttention((int(y * 7), int(x * 9)), size, points=points, mass=mass))
 
 
-def queries(kind, title: str, labels: tuple[str, ...], rows: int = 5, columns: int = 6) -> QueryView:
+def queries(
+    kind, title: str, labels: tuple[str, ...], rows: int = 5, columns: int = 6
+) -> QueryView:
     """Queries on an even grid."""
     grid = tuple(
         tuple(kind((i + 0.5) / rows, (j + 0.5) / columns) for j in range(columns))
@@ -136,7 +136,9 @@ def stages(*views: tuple[View, ...]) -> tuple[BlockExplanation, ...]:
     for stage, shown in enumerate(views):
         first = MapView("norm", "Length of the output.", ("",), gates(sizes[stage % 2], 1).values)
         blocks += [
-            BlockExplanation(f"stages.{stage}.downsample", stage, -1, "strided attention", (first,)),
+            BlockExplanation(
+                f"stages.{stage}.downsample", stage, -1, "strided attention", (first,)
+            ),
             BlockExplanation(f"stages.{stage}.blocks.0.mixer", stage, 0, "mixer", shown[:1]),
             BlockExplanation(f"stages.{stage}.blocks.1.mixer", stage, 1, "mixer", shown),
         ]
@@ -149,12 +151,20 @@ def model(
     """A model with five likeliest classes and an activation map."""
     names = ("tabby cat", "tiger cat", "Egyptian cat", "lynx", NASTY)
     scores = tuple(
-        ClassScore(i, word, p) for i, (word, p) in enumerate(zip(names, [0.71, 0.2, 0.06, 0.01, 0.0004], strict=True))
+        ClassScore(i, word, p)
+        for i, (word, p) in enumerate(zip(names, [0.71, 0.2, 0.06, 0.01, 0.0004], strict=True))
     )
-    maps = MapView("Grad-CAM", "How much a place adds to the class.", ("",), bump((7, 9), 0.35, 0.45)[None])
+    maps = MapView(
+        "Grad-CAM", "How much a place adds to the class.", ("",), bump((7, 9), 0.35, 0.45)[None]
+    )
     given = {"is_trained": True, "scores": scores, "activation": maps, **options}
     return ModelExplanation(
-        name, "published weights, ImageNet-1k", picture=image, input_size=(224, 280), blocks=blocks, **given
+        name,
+        "published weights, ImageNet-1k",
+        picture=image,
+        input_size=(224, 280),
+        blocks=blocks,
+        **given,
     )
 
 
@@ -172,7 +182,14 @@ def explanation(num_images: int = 2) -> Explanation:
         models = (
             model("focalnet_tiny_srf", seen, focal),
             model("transnext_micro", seen, attending, is_trained=False),
-            model("plain_network", seen, (), activation=None, scores=(), note="This network has no mixers that can be read."),
+            model(
+                "plain_network",
+                seen,
+                (),
+                activation=None,
+                scores=(),
+                note="This network has no mixers that can be read.",
+            ),
         )
         name = NASTY if i else "cat.jpg"
         images.append(ImageExplanation(name, models, ("The picture was cropped to 4:5.",)))

@@ -174,6 +174,4 @@ def _short(values: np.ndarray) -> list[float]:
 
 def _curves(values: np.ndarray) -> list[list[float | None]]:
     """Without a value where there is none, which JSON calls null."""
-    return [
-        [short if np.isfinite(short) else None for short in _short(curve)] for curve in values
-    ]
+    return [[short if np.isfinite(short) else None for short in _short(curve)] for curve in values]

@@ -53,8 +53,8 @@ async function loadModel(model, index) {
 
 // ------------------------------------------------------------------ choosing
 
-function chooser(name, changed) {
-  const control = element("select", { change: changed });
+function chooser(name, place, changed) {
+  const control = element("select", { "aria-label": `${place}: ${name}`, change: changed });
   return { control, wrapper: element("label", { class: "chooser" }, `${name} `, control) };
 }
 
@@ -135,7 +135,8 @@ function attentionOf(panel, block, view) {
   const answer = state.exact.get(asked);
   if (!answer) ask(panel, asked);
   if (answer?.attention) return answer;
-  return { ...nearest, note: answer ? answer.refusal : "Nearest stored query; asking for this one." };
+  const waiting = "Nearest stored query; asking for this one.";
+  return { ...nearest, note: answer ? answer.refusal : waiting };
 }
 
 /** Ask the server once the query has come to rest; not again for what is being asked already. */
@@ -176,11 +177,12 @@ function buildPanel(model, name, key, blocks) {
     Object.assign(panel.choice, change());
     plan();
   };
+  const place = `${model.model}, ${name}`;
   panel.slider = element("input", {
-    type: "range", min: 0, max: blocks.length - 1, "aria-label": `${model.model}, ${name}: block`,
+    type: "range", min: 0, max: blocks.length - 1, "aria-label": `${place}: block`,
     input: choose(() => ({ block: Number(panel.slider.value) })), hidden: blocks.length < 2 });
-  panel.view = chooser("show", choose(() => ({ view: panel.view.control.value })));
-  panel.label = chooser("of", choose(() => ({ label: panel.label.control.value })));
+  panel.view = chooser("show", place, choose(() => ({ view: panel.view.control.value })));
+  panel.label = chooser("of", place, choose(() => ({ label: panel.label.control.value })));
   panel.canvas = queryCanvas(model.picture, () => panel.steps);
   panel.chart = element("div", { class: "chart" });
   panel.block = element("p", { class: "block" });
@@ -198,7 +200,8 @@ function framed(panel) {
   const { model, name } = panel;
   return element("article", { class: "panel", "aria-label": `${model.model}, ${name}` },
     element("div", {}, element("h4", {}, model.model), panel.block, panel.slider),
-    panel.choosers, panel.figure, panel.words, panel.about);
+    panel.choosers, panel.figure,
+    element("div", { class: "texts" }, panel.words, panel.about));
 }
 
 function showControls(panel, { block, view, labels, label }) {
@@ -237,13 +240,15 @@ const DRAWINGS = {
     const map = slice(panel.model.numbers, view.values, label);
     const palette = view.signed ? "diverging" : "sequential";
     panel.steps = map.shape;
-    const words = drawMap(
-      panel.canvas.getContext("2d"), panel.model.grey, map, state.palettes[palette], state.settings);
-    return { words, legends: [scaleLegend({ palette, ...map, signed: view.signed })] };
+    const words = drawMap(panel.canvas.getContext("2d"), panel.model.grey, map,
+      state.palettes[palette], state.settings);
+    const name = view.labels.length > 1 && view.values.low.length === 1 ? "one scale for all" : "";
+    return { words, legends: [scaleLegend({ palette, ...map, signed: view.signed, name })] };
   },
   query(panel, view, label, block) {
     const reading = attentionOf(panel, block, view);
-    panel.steps = state.live ? reading.attention.size : [view.queries.length, view.queries[0].length];
+    const stored = [view.queries.length, view.queries[0].length];
+    panel.steps = state.live ? reading.attention.size : stored;
     const { words, legends } = drawAttention(panel.canvas.getContext("2d"), panel.model.grey,
       reading, label, state.palettes, state.settings);
     return { words, note: reading.note, legends: legends.map((legend) => legend.circles
@@ -265,7 +270,7 @@ const DRAWINGS = {
 
 /** Colours from the least to the greatest value, with numbers. */
 function scaleLegend({ palette, low, high, signed, share, name }) {
-  const write = share ? percent : short;
+  const write = share ? percent : (value) => within(value, low, high);
   const bar = element("canvas", {
     role: "img", class: "bar", width: 255, height: 1,
     "aria-label": `${name ? `${name}: ` : ""}colours from ${write(low)} to ${write(high)}` });
@@ -275,7 +280,7 @@ function scaleLegend({ palette, low, high, signed, share, name }) {
     context.fillRect(step, 0, 1, 1);
   }
   const middle = signed ? [element("span", { class: "zero" }, "0")] : [];
-  return element("div", { class: "scale" }, element("span", { class: "part" }, name ?? ""),
+  return element("div", { class: "scale" }, element("span", { class: "part" }, name || ""),
     element("span", {}, write(low)), element("span", { class: "bars" }, bar, ...middle),
     element("span", {}, write(high)));
 }
@@ -284,8 +289,9 @@ function scaleLegend({ palette, low, high, signed, share, name }) {
 function circleLegend(canvas) {
   const shares = [0.01, 0.05, 0.2];
   const height = 2 * radiusOf(shares.at(-1), canvas) + 6;
-  const legend = svg("svg", { viewBox: `0 0 ${canvas.width} ${height}`, role: "img", class: "circles" });
-  legend.setAttribute("aria-label", "areas of circles of 1, 5 and 20 per cent of the attention");
+  const legend = svg("svg", {
+    viewBox: `0 0 ${canvas.width} ${height}`, role: "img", class: "circles",
+    "aria-label": "areas of circles of 1, 5 and 20 per cent of the attention" });
   let x = 4;
   for (const share of shares) {
     const radius = radiusOf(share, canvas);
@@ -341,9 +347,11 @@ function buildScores(model) {
   const items = model.scores.slice(0, 5).map(([name, probability]) => {
     const bar = element("span", { class: "fill", "aria-hidden": "true" });
     bar.style.width = `${100 * probability}%`;
-    return element("li", {}, bar, element("span", { class: "name" }, name), element("span", {}, percent(probability)));
+    return element("li", {}, bar, element("span", { class: "name" }, name),
+      element("span", { class: "percent" }, percent(probability)));
   });
-  return element("ol", { class: "scores", "aria-label": `likeliest classes of ${model.model}` }, ...items);
+  const label = `likeliest classes of ${model.model}`;
+  return element("ol", { class: "scores", "aria-label": label }, ...items);
 }
 
 // ------------------------------------------------------------------ the whole
@@ -401,8 +409,11 @@ function plan() {
 function buildImageChooser() {
   const { images, pictures } = state.content;
   const choices = images.map((image, index) => element("label", {},
-    element("input", { type: "radio", name: "image", value: index, checked: index === 0, change: () => showImage(index) }),
-    element("img", { src: pictures[image.models[0].picture], alt: "" }), element("span", {}, image.name)));
+    element("input", {
+      type: "radio", name: "image", value: index, checked: index === 0,
+      change: () => showImage(index) }),
+    element("img", { src: pictures[image.models[0].picture], alt: "" }),
+    element("span", {}, image.name)));
   return element("fieldset", { class: "images", hidden: images.length < 2 },
     element("legend", {}, "Image"), ...choices);
 }
@@ -410,7 +421,8 @@ function buildImageChooser() {
 function buildControls() {
   const { settings } = state;
   const opacity = element("input", {
-    type: "range", min: 0, max: 100, value: 100 * settings.opacity, "aria-label": "opacity of the colours",
+    type: "range", min: 0, max: 100, value: 100 * settings.opacity,
+    "aria-label": "opacity of the colours",
     input: () => { settings.opacity = Number(opacity.value) / 100; plan(); } });
   const smooth = element("input", {
     type: "checkbox", checked: settings.smooth,

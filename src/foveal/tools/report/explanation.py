@@ -20,14 +20,12 @@ from foveal.tools.report.encoding import STEPS, model_packet, text_of
 _SCRIPTS = ("explanation_data.js", "explanation_drawing.js", "explanation_curves.js")
 
 _GUIDE = (
-    "Models stand side by side, their stages from the finest map to the coarsest one below each "
-    "other. Every panel shows one block of one stage: move its slider through the blocks, choose "
-    "what is read from the block, and which head, level or group of it.",
-    "Click on any picture to ask what that place attends to: the cross moves in all models. The "
-    "arrow keys move it, too, once a picture has the focus.",
-    "Colours have their numbers beside them; two panels have the same colours for different "
-    "numbers. In attention, the cells of the window around the query are outlined and have colours "
-    "of their own; a circle's area is its share of the attention, on one scale everywhere.",
+    "Models stand side by side, stages below each other. A panel shows one block of its stage: "
+    "its slider moves through the blocks; choose what is read from it, and of which head or level.",
+    "Click on any picture to ask what that place attends to: the cross moves in all models. Arrow "
+    "keys move it, too, once a picture has the focus.",
+    "Every panel has its own scale, with numbers. The window around a query is outlined and has "
+    "colours of its own; a circle's area is a share of the attention, the same in all panels.",
 )
 
 

@@ -75,7 +75,8 @@ function drawAxes(chart, view, scale) {
     svg("line", { class: "axis", x1: CHART.left, x2: right, y1: bottom, y2: bottom }),
     svg("text", { x: (CHART.left + right) / 2, y: CHART.height - 10, "text-anchor": "middle" },
       view.xLabel),
-    svg("text", { x: 16, y: middle, "text-anchor": "middle", transform: `rotate(-90 16 ${middle})` },
+    svg("text",
+      { x: 16, y: middle, "text-anchor": "middle", transform: `rotate(-90 16 ${middle})` },
       view.yLabel));
 }
 
@@ -148,6 +149,7 @@ function curveLegend(view, chosen) {
 function curvesInWords(view, chosen) {
   const [x0, x1] = limits(view.x);
   const [y0, y1] = limits(chosen < 0 ? view.y.flat() : view.y[chosen]);
-  const range = `${view.yLabel} from ${short(y0)} to ${short(y1)}`;
-  return `${range} over ${view.xLabel} from ${short(x0)} to ${short(x1)}`;
+  const name = chosen < 0 ? view.yLabel : `${view.labels[chosen]}: ${view.yLabel}`;
+  const reach = `${view.xLabel} from ${short(x0)} to ${short(x1)}`;
+  return `${name} from ${short(y0)} to ${short(y1)} over ${reach}`;
 }

@@ -63,6 +63,14 @@ function short(value) {
   return text.replace("-", "−");
 }
 
+/** A number in as many decimals as tell a thousandth of a scale. */
+function within(value, low, high) {
+  const range = high - low;
+  if (!(range > 0) || !Number.isFinite(value)) return short(value);
+  const unit = 10 ** (Math.floor(Math.log10(range)) - 2);
+  return short(Math.round(value / unit) * unit);
+}
+
 /** A share in per cent, with more digits where it is small. */
 function percent(share) {
   const value = 100 * share;

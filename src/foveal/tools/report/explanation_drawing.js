@@ -113,11 +113,12 @@ function cased(context, width, path) {
   }
 }
 
-/** A cross whose arms leave the place itself free. */
-function drawCross(context, y, x) {
+/** A cross whose arms leave the place itself free, and as much around it as `free` says. */
+function drawCross(context, y, x, free = 0) {
   const { width, height } = context.canvas;
   const [cy, cx] = [y * height, x * width];
-  const [near, far] = [0.018 * LONG_SIDE, 0.05 * LONG_SIDE];
+  const near = Math.max(free + 3, 0.018 * LONG_SIDE);
+  const far = near + 0.032 * LONG_SIDE;
   cased(context, 2, () => {
     for (const [dy, dx] of [[0, 1], [0, -1], [1, 0], [-1, 0]]) {
       context.moveTo(cx + dx * near, cy + dy * near);
@@ -126,12 +127,15 @@ function drawCross(context, y, x) {
   });
 }
 
-/** The query's cell and a cross around it. */
-function drawQuery(context, [row, column], [rows, columns]) {
+/** The query's cell, and a cross around what is seen of its window. */
+function drawQuery(context, attention) {
+  const [[row, column], [rows, columns]] = [attention.query, attention.size];
   const { width, height } = context.canvas;
   const [tall, wide] = [height / rows, width / columns];
   cased(context, 2, () => context.rect(column * wide, row * tall, wide, tall));
-  drawCross(context, (row + 0.5) / rows, (column + 0.5) / columns);
+  const beside = attention.window ? Math.max(...attention.window.shape.slice(1)) : 1;
+  drawCross(context, (row + 0.5) / rows, (column + 0.5) / columns,
+    (beside / 2) * Math.max(tall, wide));
 }
 
 /** A map over the picture, and the value at the query's place. */
@@ -142,7 +146,7 @@ function drawMap(context, grey, map, palette, settings) {
   drawCross(context, settings.y, settings.x);
   const place = [part(settings.y, map.shape[0]), part(settings.x, map.shape[1])];
   const value = map.values[place[0] * map.shape[1] + place[1]];
-  return `${short(value)} at ${placeInWords(place, map.shape)}`;
+  return `${within(value, map.low, map.high)} at ${placeInWords(place, map.shape)}`;
 }
 
 /** Cells of the map around the query, outlined, in colours of their own. */
@@ -204,7 +208,8 @@ function drawPoints(context, places, mass) {
 function pointsInWords(places, mass, off) {
   const best = greatest(mass);
   const where = (value) => `${Math.round(100 * value)} %`;
-  const place = `${where(places[2 * best])} from the top, ${where(places[2 * best + 1])} from the left`;
+  const down = `${where(places[2 * best])} from the top`;
+  const place = `${down}, ${where(places[2 * best + 1])} from the left`;
   const outside = off > 0 ? `; ${percent(off)} off the image` : "";
   return `the strongest of ${mass.length} points has ${percent(mass[best])}, at ${place}${outside}`;
 }
@@ -239,7 +244,7 @@ function drawAttention(context, grey, reading, index, palettes, settings) {
     parts.push(pointsInWords(places, mass, drawPoints(context, places, mass)));
     legends.push({ circles: true });
   }
-  drawQuery(context, attention.query, attention.size);
+  drawQuery(context, attention);
   const place = placeInWords(attention.query, attention.size);
   return { words: `query at ${place}: ${parts.join("; ")}`, legends };
 }
