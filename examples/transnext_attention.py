@@ -44,7 +44,7 @@ if __name__ == "__main__":
     seen = explained.explanation.images[0].models[0]
     rows = []
     for block in seen.last_blocks:
-        queries = [explained.query(0, 0, block.path, *place) for place in QUERIES]
+        queries = [explained.query(0, 0, block.path, "", *place) for place in QUERIES]
         rows.append((f"stage {block.stage + 1}\n{block.kind}", [view_of(q) for q in queries]))
     warning = "" if trained.is_trained else ", untrained: noise"
     title = f"attention of three positions in {options.model}{warning}"

@@ -65,15 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Explain, write, and say where."""
-    if not 0 <= options.port < 2**16:
-        raise UsageError(f"--port is 0 to 65535, got {options.port}.")
-    settings = ExplainSettings(
-        top=options.top,
-        queries=options.queries,
-        method=None if options.method == "none" else options.method,
-        faithfulness=options.faithful,
-        receptive_field=options.erf,
-    )
+    settings = _settings(options)
     page = _page(options)
     pictures = [read_picture(path) for path in options.images]
     for picture in pictures:
@@ -86,7 +78,32 @@ def run(options: Namespace) -> None:
     print(f"Page: {page}")
     _write_more(options, explained, page.parent)
     if options.serve:
-        serve(explained, options.port, lambda address: note(f"{address} (Ctrl-C ends it)"))
+        serve(
+            explained.explanation,
+            explained.query,
+            port=options.port,
+            started=lambda address: note(f"{address} answers any click; Ctrl-C ends it."),
+        )
+
+
+def _settings(options: Namespace) -> ExplainSettings:
+    """What to compute, if the flags make sense together."""
+    for name in ("top", "queries"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} is 1 or more, got {getattr(options, name)}.")
+    if not 0 <= options.port < 2**16:
+        raise UsageError(f"--port is 0 to 65535, got {options.port}.")
+    if options.port and not options.serve:
+        raise UsageError("--port goes with --serve.")
+    if options.faithful and options.method == "none":
+        raise UsageError("--faithful needs a --method other than none, whose map it judges.")
+    return ExplainSettings(
+        top=options.top,
+        queries=options.queries,
+        method=None if options.method == "none" else options.method,
+        faithfulness=options.faithful,
+        receptive_field=options.erf,
+    )
 
 
 def _page(options: Namespace) -> Path:

@@ -89,15 +89,15 @@ def test_live_queries_are_those_of_the_page() -> None:
     assert isinstance(view, QueryView)
     shown = view.queries[1][0]
     y, x = ((at + 0.5) / n for at, n in zip(shown.query, shown.size, strict=True))
-    asked = explained.query(0, 0, block.path, y, x)
+    asked = explained.query(0, 0, block.path, view.title, y, x)
     assert asked.query == shown.query and asked.num_heads == len(view.labels)
     assert asked.window is not None and shown.window is not None
     np.testing.assert_array_equal(asked.window, shown.window)
     # The last fraction is still on the map.
-    assert explained.query(0, 0, block.path, 1.0, 1.0).query == (7, 7)
+    assert explained.query(0, 0, block.path, view.title, 1.0, 1.0).query == (7, 7)
     for wrong in ((1, 0, block.path), (0, 5, block.path), (0, -1, block.path), (0, 0, "head")):
         with pytest.raises(FovealError, match="There is no"):
-            explained.query(*wrong, 0.5, 0.5)
+            explained.query(*wrong, view.title, 0.5, 0.5)
 
 
 def test_nothing_to_explain_and_wrong_settings() -> None:

@@ -80,12 +80,15 @@ class Explained:
     explanation: Explanation
     recordings: tuple[tuple[Recording, ...], ...] = field(repr=False)
 
-    def query(self, image: int, model: int, path: str, y: float, x: float) -> QueryAttention:
+    def query(
+        self, image: int, model: int, path: str, title: str, y: float, x: float
+    ) -> QueryAttention:
         """Where any query looks, in the heads of the page.
 
         Args:
             image, model: which, from 0.
             path: of the mixer.
+            title: of the view; a mixer has one attention alone.
             y, x: of the query, as fractions of the picture in [0, 1).
 
         Raises:
