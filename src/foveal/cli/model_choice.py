@@ -71,7 +71,7 @@ def chosen_models(options: Namespace) -> list[TrainedModel]:
     names = [name.strip() for name in (options.models or "box").split(",")]
     if not all(names):
         raise UsageError(
-            f"--models takes names or checkpoints with commas, got {options.models!r}."
+            f"--models takes names or checkpoints, separated by commas, got {options.models!r}."
         )
     device = available_device(options.device)
     chosen = [_listed(name, options) for name in names]
