@@ -13,6 +13,8 @@ TRAIN = ["train", MODEL, "--data={folder}", "--output={tmp}/run"]
 BULK = ["predict", "--data={folder}", "--checkpoint={trained}", "--output={tmp}/a.parquet"]
 EVAL = ["eval", "--checkpoint={trained}", "--data={folder}"]
 
+EXPLAIN = ["explain", "{image}", "--output={tmp}/seen"]
+
 # Wrong YAML by the name its file has above.
 SETTINGS = {
     "recipe": "recipe: [a]",
@@ -110,6 +112,23 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*EVAL, "--csv={folder}"], ["Cannot write", "it is a folder"]),
     ([*EVAL, "--sizes=32,48", "--markdown={image}/a.md"], ["Cannot write", "a.md"]),
     (["predict", "{image}", "--json={image}/a.json"], ["Cannot write", "a.json"]),
+    (["explain"], ["needs IMAGE"]),
+    ([*EXPLAIN[:1], "{tmp}/none.png", *EXPLAIN[2:]], ["none.png", "no such file"]),
+    ([*EXPLAIN, "--models=focalnet_tiny_sr"], ["Unknown model", "focalnet_tiny_srf"]),
+    ([*EXPLAIN, "--models=box,,box"], ["separated by commas, got 'box,,box'"]),
+    ([*EXPLAIN, "--models={tmp}/none.safetensors"], ["There is no checkpoint"]),
+    ([*EXPLAIN, "--models={folder}"], ["neither best.safetensors nor last"]),
+    ([*EXPLAIN, "--pretrained"], ["go with --models NAME"]),
+    ([*EXPLAIN, "--models=cloformer_xxs", "--pretrained"], ["never published"]),
+    ([*EXPLAIN, "--image-size=8"], ["from 32 pixels"]),
+    ([*EXPLAIN, "--queries=0"], ["--queries is 1 or more"]),
+    ([*EXPLAIN, "--top=0"], ["--top is 1 or more"]),
+    ([*EXPLAIN, "--method=gradcamm"], ["--method", "gradcam", "layercam"]),
+    ([*EXPLAIN, "--method=none", "--faithful"], ["--faithful needs a --method"]),
+    ([*EXPLAIN, "--port=99999"], ["--port is 0 to 65535"]),
+    ([*EXPLAIN, "--port=80"], ["--port goes with --serve"]),
+    ([*EXPLAIN, "--device=no"], ["no device 'no'"]),
+    ([*EXPLAIN[:2], "--output={image}"], ["Cannot write"]),
     (["models", "resnet"], ["No model matches 'resnet'"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.safetensors"], ["000.png"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.pth"], [".safetensors file"]),

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 import foveal
-from foveal.cli import average, convert, evaluate, models, predict, quickstart, robustness, train
+from foveal.cli import (
+    average,
+    convert,
+    evaluate,
+    explain,
+    models,
+    predict,
+    quickstart,
+    robustness,
+    train,
+)
 from foveal.cli.arguments import normalise, usage_error
 from foveal.cli.interruption import interruptible
 from foveal.errors import FovealError
@@ -18,6 +28,7 @@ COMMANDS = {
     "eval": evaluate,
     "robustness": robustness,
     "predict": predict,
+    "explain": explain,
     "models": models,
     "convert": convert,
     "average": average,

@@ -2,11 +2,13 @@
 
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError, model_options
 from foveal.cli.console import banner, note
+from foveal.models.factory import list_models
 from foveal.tools.box import load_boxed
 from foveal.tools.trained import (
     TrainedModel,
@@ -48,8 +50,7 @@ def chosen_model(options: Namespace) -> TrainedModel:
     """The model that the flags speak of, on its device; a banner says if it is untrained."""
     trained = _load(options)
     if options.image_size is not None:
-        preprocessing = replace(trained.card.preprocessing, image_size=options.image_size)
-        trained = replace(trained, card=replace(trained.card, preprocessing=preprocessing))
+        trained = _at_size(trained, options.image_size)
     if not trained.is_trained:
         banner(
             f"UNTRAINED: {trained.card.model} has random weights, so what follows is noise. "
@@ -57,6 +58,53 @@ def chosen_model(options: Namespace) -> TrainedModel:
         )
     trained.model.to(available_device(options.device))
     return trained
+
+
+def chosen_models(options: Namespace) -> list[TrainedModel]:
+    """The models of a list by commas, on their device; a banner says which are untrained.
+
+    Each is the name of a network, the folder or file of a checkpoint, or "box". Reads
+    `options.models`, `pretrained`, `image_size`, `option` and `device`.
+    """
+    if options.models is None and (options.pretrained or options.option):
+        raise UsageError("--pretrained and --option go with --models NAME,….")
+    names = [name.strip() for name in (options.models or "box").split(",")]
+    if not all(names):
+        raise UsageError(
+            f"--models takes names or checkpoints, separated by commas, got {options.models!r}."
+        )
+    device = available_device(options.device)
+    chosen = [_listed(name, options) for name in names]
+    if options.image_size is not None:
+        chosen = [_at_size(trained, options.image_size) for trained in chosen]
+    untrained = [trained.card.model for trained in chosen if not trained.is_trained]
+    if untrained:
+        one = len(untrained) == 1
+        banner(
+            f"UNTRAINED: {', '.join(untrained)} {'has' if one else 'have'} random weights, so what "
+            f"{'it sees' if one else 'they see'} is noise. Give the folder or file of a checkpoint "
+            "in place of the name, or --pretrained for published weights."
+        )
+    for trained in chosen:
+        trained.model.to(device)
+    return chosen
+
+
+def _listed(name: str, options: Namespace) -> TrainedModel:
+    """One of the models of a list."""
+    if name == "box":
+        return load_boxed()
+    if Path(name).exists() and name not in list_models():
+        return load_trained(name)
+    if Path(name).suffix in (".safetensors", ".pt", ".pth"):
+        # So that a mistyped file is not taken for a mistyped network.
+        find_checkpoint(name)
+    return model_by_name(name, pretrained=options.pretrained, options=model_options(options.option))
+
+
+def _at_size(trained: TrainedModel, image_size: int) -> TrainedModel:
+    preprocessing = replace(trained.card.preprocessing, image_size=image_size)
+    return replace(trained, card=replace(trained.card, preprocessing=preprocessing))
 
 
 def _load(options: Namespace) -> TrainedModel:

@@ -65,17 +65,25 @@ def mode_of(in_chans: int) -> str:
     return _MODES[in_chans]
 
 
-def read_image(source: str | Source, mode: str = "RGB") -> Image.Image:
+def read_image(source: str | Source, mode: str = "RGB", at_most: int | None = None) -> Image.Image:
     """The image in a file, upright and in `mode`; one in memory is in `mode` alone.
+
+    Args:
+        source: the image.
+        mode: PIL's, "L", "RGB" or "RGBA".
+        at_most: pixels of the longer side, to which a larger image is reduced.
 
     Raises:
         ImageError: the file is missing, empty, or no image that can be decoded.
     """
     if isinstance(source, Image.Image):
-        return to_mode(source, mode)
+        return _reduced(to_mode(source, mode), at_most)
     try:
         with Image.open(_stream(source)) as image:
-            return to_mode(ImageOps.exif_transpose(image), mode)
+            if at_most is not None:
+                # A JPEG is decoded at a fraction of its size, no smaller than this.
+                image.draft(None, (at_most, at_most))
+            return _reduced(to_mode(ImageOps.exif_transpose(image), mode), at_most)
     except _DECODE_ERRORS as error:
         name = source.name if isinstance(source, EncodedImage) else source
         reason = _reason(source, error)
@@ -83,10 +91,31 @@ def read_image(source: str | Source, mode: str = "RGB") -> Image.Image:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """`image` in `mode`; 16-bit greys are scaled to 8 bits, where PIL alone would clip them."""
-    if image.mode.startswith("I;16"):
+    """`image` in `mode`: 16-bit greys scaled to 8 bits, transparent parts laid on white.
+
+    PIL alone would clip the former, and show whatever colour hides under the latter.
+    """
+    if is_16_bit(image):
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if mode != "RGBA" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
+
+
+def is_16_bit(image: Image.Image) -> bool:
+    """Whether it is a grey image with more than 8 bits a pixel."""
+    if image.mode != "I":
+        return image.mode.startswith("I;16")
+    # What PIL calls 32-bit integers holds 16 bits of a file.
+    (_, highest) = image.getextrema()
+    return isinstance(highest, int | float) and highest > 255
+
+
+def _reduced(image: Image.Image, at_most: int | None) -> Image.Image:
+    if at_most is not None and max(image.size) > at_most:
+        image.thumbnail((at_most, at_most), Image.Resampling.LANCZOS)
+    return image
 
 
 def verify_image(source: Source) -> BadImage | None:
@@ -138,4 +167,7 @@ def _damage(size: int, error: Exception) -> str:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is in no image format known here"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it has more than {most} million pixels; reduce it first"
     return f"the file is damaged: {str(error).rstrip('.')}"

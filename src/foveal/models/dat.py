@@ -316,16 +316,18 @@ class DeformableAttention(nn.Module):
 
         Returns:
             references (hk wk 2); offsets and positions (b g hk wk 2), positions past ±1 being off
-            the map; samples (b c hk wk); attention (b heads h·w n).
+            the map; samples (b c hk wk); keys and values (b heads n d), made of the samples;
+            attention (b heads h·w n), rows summing to 1.
         """
         query = self.query(x)
         references, offsets, positions = self._points(query)
         samples = self._sample(x, positions)
-        q, k, _ = self._heads(query, samples)
+        q, k, v = self._heads(query, samples)
         bias = self.position_bias(positions, *self._query_grid(query, positions))
         attention = deformable.attention_weights(q, k, bias)
         points = {"references": references, "offsets": offsets, "positions": positions}
-        return {**points, "samples": samples, "attention": attention}
+        keys = {"samples": samples, "keys": k, "values": v}
+        return {**points, **keys, "attention": attention}
 
 
 def _check_deformable(heads: int, groups: int, stride: int, kernel: int) -> None:

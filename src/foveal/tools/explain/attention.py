@@ -1,6 +1,6 @@
 """Where one query of an attention looks, and how concentrated it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -54,27 +54,23 @@ class QueryAttention:
                     total[:, y, x] += self.window[:, *index]
         if self.points is not None and self.mass is not None:
             cells = np.floor(self.points * self.size).astype(int)
-            inside = ((self.points >= 0) & (self.points < 1)).all(-1)
-            for head in range(self.num_heads):
-                chosen = cells[head][inside[head]]
-                np.add.at(total[head], tuple(chosen.T), self.mass[head][inside[head]])
+            inside = np.logical_and(self.points >= 0, self.points < 1).all(-1)
+            head = np.arange(self.num_heads)[:, None].repeat(cells.shape[1], 1)[inside]
+            np.add.at(total, (head, *cells[inside].T), self.mass[inside])
         return total
 
-    def mean(self) -> "QueryAttention":
-        """The mean of all heads as the only one; the points of all heads side by side."""
-        points = mass = None
-        if self.points is not None and self.mass is not None:
-            points = self.points.reshape(1, -1, 2)
-            mass = self.mass.reshape(1, -1) / len(self.mass)
-        return QueryAttention(
-            self.query,
-            self.size,
-            _mean(self.grid),
-            self.cell,
-            _mean(self.window),
-            self.corner,
-            points,
-            mass,
+    def with_mean(self) -> "QueryAttention":
+        """With the mean of the heads before them, where there are several of the same keys."""
+        if self.num_heads == 1 or (
+            self.points is not None and (self.points != self.points[:1]).any()
+        ):
+            return self
+        return replace(
+            self,
+            grid=_led_by_mean(self.grid),
+            window=_led_by_mean(self.window),
+            points=_led_by_mean(self.points),
+            mass=_led_by_mean(self.mass),
         )
 
 
@@ -83,8 +79,8 @@ def entropy(*weights: Float[np.ndarray, "*shape keys"]) -> Float[np.ndarray, "*s
     return sum(-(p * np.log(np.where(p > 0, p, 1))).sum(-1) for p in weights)  # pyright: ignore
 
 
-def _mean(weights: np.ndarray | None) -> np.ndarray | None:
-    return None if weights is None else weights.mean(0, keepdims=True)
+def _led_by_mean(weights: np.ndarray | None) -> np.ndarray | None:
+    return None if weights is None else np.concatenate([weights.mean(0, keepdims=True), weights])
 
 
 def _overlap(cells: int, reach: float, size: int) -> Float[np.ndarray, "cells size"]:

@@ -39,6 +39,7 @@ class ModelExplanation:
         scores: the likeliest classes; empty without a classifier.
         blocks: of all mixers that have readings, in the order of the network; may be empty.
         activation: the class activation map over the picture, or None.
+        views: of the network as a whole, such as its receptive field; may be empty.
         note: what keeps something from being shown, or None.
     """
 
@@ -50,7 +51,14 @@ class ModelExplanation:
     scores: tuple[ClassScore, ...]
     blocks: tuple[BlockExplanation, ...] = field(repr=False)
     activation: MapView | None = None
+    views: tuple[View, ...] = field(default=(), repr=False)
     note: str | None = None
+
+    @property
+    def last_blocks(self) -> tuple[BlockExplanation, ...]:
+        """Of each stage, as the papers show them."""
+        last = {block.stage: block for block in self.blocks if block.block >= 0}
+        return tuple(block for _, block in sorted(last.items()))
 
 
 @dataclass(frozen=True, eq=False)

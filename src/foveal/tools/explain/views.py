@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from foveal.tools.explain.attention import QueryAttention
 
+# The label of what stands for all heads together, before them.
+MEAN = "mean of the heads"
+
 
 @dataclass(frozen=True, eq=False)
 class MapView:
@@ -19,6 +22,7 @@ class MapView:
         values: the maps.
         signed: whether 0 is the middle of the colours, for values of either sign.
         together: whether all maps share one scale; else each has its own.
+        over_image: whether they lie over the image; kernels and receptive fields do not.
     """
 
     title: str
@@ -27,6 +31,7 @@ class MapView:
     values: Float[np.ndarray, "labels h w"]
     signed: bool = False
     together: bool = True
+    over_image: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,8 @@ class QueryView:
 
     Attributes:
         title, about: as of a `MapView`.
-        labels: of the heads that each query's attention has, the first being their mean.
+        labels: of the heads that each query's attention has; where they have the same keys, the
+            first is their mean.
         queries: row by row, the attention of the query in the middle of each cell of the grid.
     """
 

@@ -1,0 +1,32 @@
+"""DAT's deformed points: where each group of channels samples its keys, and what they are worth.
+
+python examples/dat_points.py [PHOTO] [--model dat_pp_tiny] [--output FILE.png]
+"""
+
+import argparse
+
+from foveal.data.photographs import load_photographs
+from foveal.tools.explain import ExplainSettings, Picture, explain_images, read_picture
+from foveal.tools.explain.views import PointView
+from foveal.tools.report.explanation_figures import figure_of_rows
+from foveal.tools.trained import model_by_name
+
+parser = argparse.ArgumentParser()
+parser.add_argument("photo", nargs="?", help="default: a cat")
+parser.add_argument("--model", default="dat_tiny")
+parser.add_argument("--pretrained", action="store_true")
+parser.add_argument("--output", default="dat_points.png")
+
+if __name__ == "__main__":
+    options = parser.parse_args()
+    cat = load_photographs()[1]
+    picture = read_picture(options.photo) if options.photo else Picture(cat.name, cat.image)
+    trained = model_by_name(options.model, pretrained=options.pretrained)
+    explained = explain_images([trained], [picture], ExplainSettings(method=None))
+    seen = explained.explanation.images[0].models[0]
+    deformed = [block for block in seen.last_blocks if isinstance(block.views[0], PointView)]
+    rows = [(f"stage {block.stage + 1}", block.views) for block in deformed]
+    warning = "" if trained.is_trained else ", untrained: noise"
+    title = f"deformed points of {options.model}{warning}"
+    figure_of_rows(title, rows, seen.picture).savefig(options.output, dpi=150)
+    print(options.output)

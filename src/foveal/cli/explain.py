@@ -1,0 +1,129 @@
+"""`foveal explain`: what networks look at in images, as one page."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from foveal.cli.arguments import UsageError
+from foveal.cli.console import note
+from foveal.cli.model_choice import add_option_argument, chosen_models
+from foveal.cli.progress import progress_bar
+from foveal.files import require_writable
+from foveal.tools.explain.class_activation import METHODS
+from foveal.tools.explain.picture import read_picture
+from foveal.tools.explain.run import Explained, ExplainSettings, explain_images
+from foveal.tools.report.explanation import write_explanation_page
+from foveal.tools.report.explanation_files import write_arrays, write_figures
+from foveal.tools.report.server import serve
+
+SUMMARY = "show what networks look at in images, side by side on one page"
+
+DEFAULT_OUTPUT = "foveal-explain"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    add = parser.add_argument
+    add(
+        "--models",
+        metavar="A,B,…",
+        help="networks by name, folders or files of checkpoints, box (default: the model in the "
+        "box)",
+    )
+    add("--pretrained", action="store_true", help="published weights of the networks by name")
+    add("--image-size", type=int, metavar="PIXELS", help="side of the input, up to 512")
+    add_option_argument(parser)
+    add("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
+    add("--output", metavar="DIR", help=f"default: {DEFAULT_OUTPUT}, replaced at each run")
+    add("--overwrite", action="store_true", help="replace an earlier page in DIR")
+    add("--top", type=int, default=5, help="classes an image (default: 5)")
+    add(
+        "--queries",
+        type=int,
+        default=7,
+        help="along each side of the picture, that a click chooses from (default: 7)",
+    )
+    add(
+        "--method",
+        choices=[*METHODS, "none"],
+        default="gradcam",
+        help="of the class activation map (default: gradcam)",
+    )
+    add(
+        "--faithful",
+        action="store_true",
+        help="also insertion and deletion curves of the class activation map",
+    )
+    add("--erf", action="store_true", help="also the effective receptive field of each network")
+    add("--figures", action="store_true", help="also PNG and SVG figures, for papers")
+    add("--arrays", action="store_true", help="also all readings as NPZ files")
+    add("--serve", action="store_true", help="then answer any click at a page on this machine")
+    add("--port", type=int, default=0, help="of --serve (default: any that is free)")
+
+
+def run(options: Namespace) -> None:
+    """Explain, write, and say where."""
+    settings = _settings(options)
+    page = _page(options)
+    pictures = [read_picture(path) for path in options.images]
+    for picture in pictures:
+        for notice in picture.notices:
+            note(f"{picture.name}: {notice}")
+    models = chosen_models(options)
+    with progress_bar("pictures") as done:
+        explained = explain_images(models, pictures, settings, done)
+    write_explanation_page(explained.explanation, page)
+    print(f"Page: {page}")
+    _write_more(options, explained, page.parent)
+    if options.serve:
+        serve(
+            explained.explanation,
+            explained.query,
+            port=options.port,
+            started=lambda address: note(f"{address} answers any click; Ctrl-C ends it."),
+        )
+
+
+def _settings(options: Namespace) -> ExplainSettings:
+    """What to compute, if the flags make sense together."""
+    for name in ("top", "queries"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} is 1 or more, got {getattr(options, name)}.")
+    if not 0 <= options.port < 2**16:
+        raise UsageError(f"--port is 0 to 65535, got {options.port}.")
+    if options.port and not options.serve:
+        raise UsageError("--port goes with --serve.")
+    if options.faithful and options.method == "none":
+        raise UsageError("--faithful needs a --method other than none, whose map it judges.")
+    return ExplainSettings(
+        top=options.top,
+        queries=options.queries,
+        method=None if options.method == "none" else options.method,
+        faithfulness=options.faithful,
+        receptive_field=options.erf,
+    )
+
+
+def _page(options: Namespace) -> Path:
+    """Where the page goes, if it may."""
+    page = Path(options.output or DEFAULT_OUTPUT) / "index.html"
+    if options.output is not None and not options.overwrite and page.exists():
+        raise UsageError(
+            f"{page} is there already; replace it with --overwrite, or choose another --output."
+        )
+    require_writable(page)
+    return page
+
+
+def _write_more(options: Namespace, explained: Explained, folder: Path) -> None:
+    """Figures and arrays, where asked for."""
+    if options.figures:
+        with progress_bar("figures") as done:
+            write_figures(explained.explanation, folder / "figures", done)
+        print(f"Figures: {folder / 'figures'}")
+    if options.arrays:
+        with progress_bar("files") as done:
+            write_arrays(explained, folder / "arrays", done)
+        print(f"Arrays: {folder / 'arrays'}")

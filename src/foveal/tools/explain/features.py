@@ -1,0 +1,163 @@
+"""The last feature map of any image model, and looking into a model without disturbing it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf, log
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from foveal.errors import FovealError
+
+
+def last_map(model: nn.Module, images: Float[Tensor, "b i y x"]) -> Float[Tensor, "b c h w"]:
+    """The last feature map of a network, channels first.
+
+    Networks of timm and Foveal give it through `forward_features`, after their last norm; it may
+    be (b c h w), (b h w c) as Swin's, or tokens (b n c) as a ViT's, whose prefix tokens are
+    dropped. Any other module gives it as its output, or as the last of a list of outputs.
+    Gradients flow, and the model runs in the mode that it is in.
+
+    Args:
+        model: the network, on the device and of the dtype of the images.
+        images: as the network takes them.
+
+    Raises:
+        FovealError: what comes out is no map of features.
+    """
+    features = getattr(model, "forward_features", model)(images)
+    if isinstance(features, list | tuple) and features:
+        features = features[-1]
+    return as_map(
+        features,
+        image_size=image_size(images),
+        channels=getattr(model, "num_features", None),
+        num_prefix_tokens=num_prefix_tokens(model),
+        source=f"The last layer of {type(model).__name__}",
+    )
+
+
+def as_map(
+    features: Any,
+    *,
+    image_size: tuple[int, int],
+    channels: int | None = None,
+    num_prefix_tokens: int = 0,
+    source: str = "The layer",
+) -> Shaped[Tensor, "b c h w"]:
+    """Features in any of the common layouts as a map with channels first.
+
+    Args:
+        features: (b c h w), (b h w c) or (b n c).
+        image_size: height and width of the image, whose proportions the map has.
+        channels: of the features, where known; else the proportions tell which axis they are.
+        num_prefix_tokens: tokens before those of the patches, such as the class token.
+        source: what gave the features, for the error.
+
+    Raises:
+        FovealError: the features are in none of these layouts.
+    """
+    if isinstance(features, Tensor) and features.ndim == 4:
+        return (
+            features.permute(0, 3, 1, 2)
+            if _ends_in_channels(features, image_size, channels)
+            else features
+        )
+    if isinstance(features, Tensor) and features.ndim == 3:
+        tokens = features[:, num_prefix_tokens:]
+        grid = _patch_grid(tokens.shape[1], image_size)
+        if grid is not None:
+            return tokens.transpose(1, 2).unflatten(2, grid)
+    given = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features)
+    raise FovealError(
+        f"{source} gives {given} for an image of {image_size[0]} × {image_size[1]} pixels, but a "
+        "map of features is (b, c, h, w), (b, h, w, c) or (b, tokens, c): choose a layer, or a "
+        "model without its head, that gives one."
+    )
+
+
+def image_size(images: Tensor) -> tuple[int, int]:
+    """Height and width of a batch of images (b c h w).
+
+    Raises:
+        FovealError: it is no batch of images.
+    """
+    if images.ndim != 4 or 0 in images.shape:
+        raise FovealError(
+            f"Images are a batch (b, channels, height, width), got shape {tuple(images.shape)}."
+        )
+    return images.shape[2], images.shape[3]
+
+
+def num_prefix_tokens(model: nn.Module) -> int:
+    """Tokens that a ViT puts before those of the patches; 0 for every other network."""
+    number = getattr(model, "num_prefix_tokens", 0)
+    return number if isinstance(number, int) else 0
+
+
+def placed_as(model: nn.Module, images: Tensor) -> Tensor:
+    """The images on the device and of the dtype of the model's first parameter."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return images if like is None else images.to(like.device, like.dtype)
+
+
+def require_gradient(value: Tensor, model: nn.Module) -> None:
+    """Raise a FovealError unless gradients come from the value back to the model's input."""
+    if not value.requires_grad:
+        raise FovealError(
+            f"No gradient comes through {type(model).__name__} to its image: it computes detached "
+            "or without gradients; give the network itself, not an exported one."
+        )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, frozen parameters and gradients enabled for the block; then all as before.
+
+    No parameter collects a gradient meanwhile, so `.grad` stays what it was; gradients with
+    respect to the input flow all the same, also inside `torch.no_grad` and `inference_mode`.
+    """
+    modes = {module: module.training for module in model.modules()}
+    frozen = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        model.eval()
+        model.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in frozen.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def _ends_in_channels(features: Tensor, image_size: tuple[int, int], channels: int | None) -> bool:
+    """Whether a 4-D tensor is (b h w c): by the number of channels, else by the proportions."""
+    _, first, middle, last = features.shape
+    if channels in (first, last) and first != last:
+        return last == channels
+    return not _fits(middle, last, image_size) and _fits(first, middle, image_size)
+
+
+def _patch_grid(num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of so many patches, in the image's proportions; None if there are none."""
+    height, width = image_size
+    best, miss = None, inf
+    for rows in range(1, num_tokens + 1):
+        columns = num_tokens // rows
+        off = abs(log(rows / columns * width / height))
+        if rows * columns == num_tokens and off < miss and _fits(rows, columns, image_size):
+            best, miss = (rows, columns), off
+    return best
+
+
+def _fits(rows: int, columns: int, image_size: tuple[int, int]) -> bool:
+    """Whether square patches of one side, the last ones cut or padded, give this grid."""
+
+    def sides(cells: int, pixels: int) -> tuple[float, float]:
+        return pixels / (cells + 1), pixels / (cells - 1) if cells > 1 else inf
+
+    (low, high), (left, right) = sides(rows, image_size[0]), sides(columns, image_size[1])
+    return max(low, left) < min(high, right)

@@ -1,0 +1,104 @@
+"""Explanations for papers: figures as PNG and SVG, and all numbers as NPZ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from foveal.errors import MissingExtraError
+from foveal.files import atomic_path
+from foveal.tools.explain.explanation import Explanation
+from foveal.tools.explain.reading import Reading
+from foveal.tools.explain.run import Explained
+
+OnDone = Callable[[int, int], None]
+
+
+def write_figures(
+    explanation: Explanation,
+    folder: Path,
+    on_done: OnDone,
+    *,
+    formats: tuple[str, ...] = ("png", "svg"),
+) -> list[Path]:
+    """One figure for each image and model: the last block of every stage, all its views.
+
+    Args:
+        explanation: of any number of images and models.
+        folder: for "IMAGE--MODEL.FORMAT"; made if need be.
+        on_done: told how many of how many figures are done.
+        formats: of each figure.
+
+    Raises:
+        FovealError: matplotlib is not installed, or the folder cannot be written to.
+    """
+    try:
+        from foveal.tools.report.explanation_figures import figure_of
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "explain") from error
+
+    pairs = [(image, model) for image in explanation.images for model in image.models]
+    names = file_names(explanation)
+    written = []
+    for index, ((image, model), name) in enumerate(zip(pairs, names, strict=True), start=1):
+        figure = figure_of(image.name, model)
+        # Lay it out once, not once for each format.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for suffix in formats:
+            with atomic_path(folder / f"{name}.{suffix}") as path:
+                figure.savefig(path, dpi=150)
+            written.append(folder / f"{name}.{suffix}")
+        on_done(index, len(pairs))
+    return written
+
+
+def write_arrays(explained: Explained, folder: Path, on_done: OnDone) -> list[Path]:
+    """All readings of each image and model as "IMAGE--MODEL.npz", keys being "path/field".
+
+    Raises:
+        FovealError: the folder cannot be written to.
+    """
+    names = file_names(explained.explanation)
+    recordings = [recording for row in explained.recordings for recording in row]
+    written = []
+    for index, (recording, name) in enumerate(zip(recordings, names, strict=True), start=1):
+        if recording:
+            with atomic_path(folder / f"{name}.npz") as path:
+                np.savez_compressed(path, **arrays_of(recording))
+            written.append(folder / f"{name}.npz")
+        on_done(index, len(names))
+    return written
+
+
+def arrays_of(recording: Mapping[str, Reading]) -> dict[str, np.ndarray]:
+    """Every array of every reading by "path/field"; of several, "path/field_0" and so on."""
+    arrays: dict[str, np.ndarray] = {}
+    for path, reading in recording.items():
+        for field in fields(reading):  # pyright: ignore[reportArgumentType]
+            value = getattr(reading, field.name)
+            if isinstance(value, Mapping):
+                parts = {f"{path}/{key}": part for key, part in value.items()}
+            elif isinstance(value, tuple) and value and isinstance(value[0], np.ndarray):
+                parts = {f"{path}/{field.name}_{i}": part for i, part in enumerate(value)}
+            else:
+                parts = {f"{path}/{field.name}": value}
+            arrays |= {key: part for key, part in parts.items() if isinstance(part, np.ndarray)}
+    return arrays
+
+
+def file_names(explanation: Explanation) -> list[str]:
+    """A name for each pair of image and model, image by image; those that recur are numbered."""
+    names: list[str] = []
+    for image in explanation.images:
+        for model in image.models:
+            name = base = (
+                f"{Path(image.name).stem}--{model.model.replace(':', '-').replace('/', '-')}"
+            )
+            number = 1
+            while name in names:
+                number += 1
+                name = f"{base}-{number}"
+            names.append(name)
+    return names

@@ -1,0 +1,180 @@
+"""Insertion and deletion, judged on classifiers whose evidence is known."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foveal.errors import FovealError
+from foveal.tools.explain.class_activation import class_activation_map
+from foveal.tools.explain.faithfulness import Baseline, Faithfulness, insertion_deletion
+from tests.models.families import shallow
+
+SIZE, STEPS = 32, 16
+
+
+class BrightCorner(nn.Module):
+    """Class 1 if the corner of 8 × 8 pixels, a sixteenth of the image, is bright."""
+
+    def __init__(self, sharpness: float = 20.0):
+        super().__init__()
+        self.num_classes = 2
+        self.sharpness = nn.Parameter(torch.tensor(sharpness))
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        evidence = self.sharpness * (x[:, :, :8, :8].mean((1, 2, 3)) - 0.5)
+        return torch.stack([-evidence, evidence], 1)
+
+
+def bright(number: int = 1) -> Tensor:
+    """Bright in the corner that counts and in the one opposite; dark elsewhere."""
+    images = torch.zeros(number, 3, SIZE, SIZE)
+    images[:, :, :8, :8] = images[:, :, -8:, -8:] = 1
+    return images
+
+
+def corner_first() -> np.ndarray:
+    maps = np.zeros((1, SIZE, SIZE), np.float32)
+    maps[:, :8, :8] = 1
+    return maps
+
+
+def judge(maps: np.ndarray, **options: Any) -> Faithfulness:
+    options = {"steps": STEPS, "baseline": "zero", **options}
+    return insertion_deletion(BrightCorner(), bright(len(maps)), maps, 1, **options)
+
+
+def test_the_right_map_deletes_at_once_and_inserts_at_once_and_beats_chance():
+    result = judge(corner_first())
+    high, low = 1 / (1 + np.exp(-20)), 1 / (1 + np.exp(20))
+    np.testing.assert_allclose(result.fractions, np.arange(STEPS + 1) / STEPS)
+    np.testing.assert_allclose(result.deletion[0], [high] + [low] * STEPS, atol=1e-7)
+    np.testing.assert_allclose(result.insertion[0], [low] + [high] * STEPS, atol=1e-7)
+    # Trapezoids: half a step lies under the fall, half a step is missing under the rise.
+    assert result.deletion_area[0] == pytest.approx(0.5 / STEPS, abs=1e-6)
+    assert result.insertion_area[0] == pytest.approx(1 - 0.5 / STEPS, abs=1e-6)
+    assert result.beats_chance.tolist() == [True]
+    assert result.random_deletion_area[0] > 0.2 and result.random_insertion_area[0] < 0.9
+
+
+def test_the_opposite_map_does_worse_than_chance():
+    result = judge(corner_first()[:, ::-1, ::-1] - corner_first())
+    assert result.deletion_area[0] == pytest.approx(1 - 0.5 / STEPS, abs=1e-6)
+    assert result.insertion_area[0] == pytest.approx(0.5 / STEPS, abs=1e-6)
+    assert result.beats_chance.tolist() == [False]
+
+
+@pytest.mark.parametrize("baseline", get_args(Baseline))
+def test_curves_run_between_the_image_and_the_baseline_and_mirror_each_other(baseline: Baseline):
+    rng = np.random.default_rng(0)
+    maps = rng.permutation(SIZE * SIZE).reshape(1, SIZE, SIZE).astype(np.float32)
+    model, images = BrightCorner(sharpness=2.0), bright()
+    result = insertion_deletion(model, images, maps, 1, steps=STEPS, baseline=baseline)
+    whole = model(images).softmax(1)[0, 1].item()
+    assert result.insertion[0, -1] == result.deletion[0, 0] == pytest.approx(whole, abs=1e-6)
+    assert result.insertion[0, 0] == result.deletion[0, -1] < whole
+    assert result.random_insertion[0, 0] == result.insertion[0, 0]
+    assert result.random_deletion[0, 0] == result.deletion[0, 0]
+    # To delete what matters most is to insert what matters least, read backwards.
+    turned = insertion_deletion(model, images, -maps, 1, steps=STEPS, baseline=baseline)
+    np.testing.assert_array_equal(turned.deletion, result.insertion[:, ::-1])
+    np.testing.assert_array_equal(turned.insertion, result.deletion[:, ::-1])
+
+
+def test_each_step_changes_its_share_of_pixels_in_the_order_of_the_map():
+    class Sums(BrightCorner):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.clone())
+            return super().forward(x)
+
+    seen: list[Tensor] = []
+    maps = np.arange(SIZE * SIZE, dtype=np.float64).reshape(1, SIZE, SIZE)
+    insertion_deletion(Sums(), torch.ones(1, 3, SIZE, SIZE), maps, 0, steps=5, baseline="zero")
+    # One pass told the number of classes; then insertion, deletion and the map of chance.
+    insertion, deletion, *_ = seen[1:]
+    for k, (put_in, left) in enumerate(zip(insertion, deletion, strict=True)):
+        count = round(k * SIZE * SIZE / 5)
+        expected = torch.zeros(SIZE * SIZE)
+        expected[SIZE * SIZE - count :] = 1
+        assert torch.equal(put_in, expected.view(SIZE, SIZE).expand(3, -1, -1))
+        assert torch.equal(left, 1 - put_in)
+
+
+def test_baselines_take_away_what_the_image_shows():
+    images = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
+
+    def blank(baseline: Baseline) -> Tensor:
+        class Watch(BrightCorner):
+            def forward(self, x: Tensor) -> Tensor:
+                seen.append(x)
+                return super().forward(x)
+
+        seen: list[Tensor] = []
+        insertion_deletion(Watch(), images, np.zeros((1, 40, 60)), 0, steps=1, baseline=baseline)
+        return seen[1][0]
+
+    assert not blank("zero").any()
+    assert torch.equal(blank("mean"), images[0].mean((1, 2), keepdim=True).expand(3, 40, 60))
+    blurred = blank("blur")
+    assert blurred.std() < 0.3 * images.std()
+    torch.testing.assert_close(blurred.mean(), images.mean(), atol=0.02, rtol=0)
+
+
+def test_an_empty_map_is_as_good_as_a_random_order_of_pixels_and_the_seed_decides():
+    empty = np.zeros((1, SIZE, SIZE))
+    first, same, other = (judge(empty, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.insertion, same.insertion)
+    np.testing.assert_array_equal(first.random_insertion, same.random_insertion)
+    assert (first.insertion != other.insertion).any()
+    assert (first.random_insertion != other.random_insertion).any()
+    # Half of the corner's 64 pixels are in after 0.5 ± 0.06 of a random order, and after an eighth
+    # of an order row by row, whose area is 0.87.
+    assert 0.3 < first.insertion_area[0] < 0.7
+
+
+def test_batches_hold_no_more_images_than_asked_and_change_nothing():
+    maps = np.random.default_rng(0).random((2, SIZE, SIZE))
+    model, images = BrightCorner(), bright(2)
+    whole = insertion_deletion(model, images, maps, [1, 0], steps=10)
+    model.batches.clear()
+    parts = insertion_deletion(model, images, maps, [1, 0], steps=10, batch_size=4)
+    assert model.batches == [1] + [4, 4, 3] * 8
+    np.testing.assert_allclose(parts.deletion, whole.deletion, atol=1e-6)
+    np.testing.assert_allclose(parts.random_insertion, whole.random_insertion, atol=1e-6)
+    assert whole.targets.tolist() == [1, 0] and whole.deletion.shape == (2, 11)
+
+
+def test_a_map_of_a_real_network_is_judged_and_the_network_left_as_it_was():
+    model, images = shallow("cloformer_xxs").train(), torch.randn(1, 3, 64, 48)
+    activation = class_activation_map(model, images)
+    result = insertion_deletion(model, images, activation.maps, activation.targets, steps=4)
+    for curve in (result.insertion, result.deletion, result.random_insertion):
+        assert curve.shape == (1, 5) and (curve >= 0).all() and (curve <= 1).all()
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"maps": np.zeros((1, 7, 7))}, "enlarge smaller maps"),
+        ({"maps": np.full((1, SIZE, SIZE), np.nan)}, "finite"),
+        ({"targets": 2}, "classes 0 to 1; got target 2"),
+        ({"baseline": "black"}, "blur, mean, zero; got 'black'"),
+        ({"steps": 0}, "Steps are from 1"),
+        ({"batch_size": 0}, "at least 1 image"),
+        ({"model": nn.Identity()}, "no classifier"),
+    ],
+)
+def test_wrong_questions_are_answered_in_a_sentence(options: dict[str, Any], says: str):
+    given: dict[str, Any] = {
+        "model": BrightCorner(),
+        "images": bright(),
+        "maps": corner_first(),
+        "targets": 1,
+    }
+    with pytest.raises(FovealError, match=says):
+        insertion_deletion(**{**given, **options})
