@@ -367,7 +367,7 @@ def test_notes_and_noise_are_told(page: Any):
     }
     assert "no mixers" in panel(page, overview, "plain_network").inner_text()
     assert "Nothing to be read here." in panel(page, STAGE_1, "plain_network").inner_text()
-    assert "224 × 280" in panel(page, overview, "focalnet_tiny_srf").inner_text()
+    assert "224\u00a0×\u00a0280" in panel(page, overview, "focalnet_tiny_srf").inner_text()
     assert "The picture was cropped" in page.locator(".notice").inner_text()
 
 

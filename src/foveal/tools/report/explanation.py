@@ -31,7 +31,7 @@ _GUIDE = (
     "Click on any picture to ask what that place attends to: the cross moves in all models. Arrow "
     "keys move it, too, once a picture has the focus.",
     "Every panel has its own scale, with numbers. The window around a query is outlined and has "
-    "colours of its own; a circle's area is a share of the attention, the same in all panels.",
+    "colours of its own; a circle's area is a share of the attention.",
 )
 
 

@@ -74,14 +74,14 @@ function within(value, low, high) {
 /** A share in per cent, with more digits where it is small. */
 function percent(share) {
   const value = 100 * share;
-  if (value === 0) return "0 %";
-  if (value < 0.01) return "under 0.01 %";
-  return `${value >= 9.95 ? value.toFixed(0) : value.toPrecision(2)} %`;
+  if (value === 0) return "0\u00a0%";
+  if (value < 0.01) return "under 0.01\u00a0%";
+  return `${value >= 9.95 ? value.toFixed(0) : +value.toPrecision(2)}\u00a0%`;
 }
 
 /** "row 3, column 5 of 14 × 14", counted from 1. */
 function placeInWords([row, column], [rows, columns]) {
-  return `row ${row + 1}, column ${column + 1} of ${rows} × ${columns}`;
+  return `row ${row + 1}, column ${column + 1} of ${rows}\u00a0×\u00a0${columns}`;
 }
 
 /** "block 3 of 6, focal modulation" */

@@ -2,8 +2,9 @@
 // Every function that draws a reading returns what it drew in words.
 
 const LONG_SIDE = 448;
-// A circle for all of the attention covers this share of the canvas.
-const WHOLE_CIRCLE = 0.05;
+// A circle of an even share covers this part of the canvas, and all circles at most that.
+const EVEN_CIRCLE = 0.0025;
+const ALL_CIRCLES = 0.15;
 const LINE = "#ffffff";
 const CASING = "rgba(0, 0, 0, 0.75)";
 
@@ -172,6 +173,23 @@ function drawMap(context, kept, grey, map, palette, settings) {
   return `${within(value, map.low, map.high)} at ${placeInWords(place, map.shape)}`;
 }
 
+/** A map that is not of places in the image: alone, in its own shape, every cell as it is. */
+function drawApart(context, kept, map, palette) {
+  const { canvas } = context;
+  const [rows, columns] = map.shape;
+  const side = Math.min(canvas.width / columns, canvas.height / rows);
+  const shape = { width: columns * side, height: rows * side };
+  const layer = layerOf(kept, map, palette, shape, map.shape, false);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.save();
+  context.translate((canvas.width - shape.width) / 2, (canvas.height - shape.height) / 2);
+  overlay(context, layer, 1);
+  context.restore();
+  const best = greatest(map.values);
+  const place = placeInWords([Math.floor(best / columns), best % columns], map.shape);
+  return `greatest ${within(map.values[best], map.low, map.high)} at ${place}`;
+}
+
 /** Cells of the map around the query, outlined, in colours of their own. */
 function drawWindow(context, near, attention, palette, opacity) {
   const { width, height } = context.canvas;
@@ -200,14 +218,16 @@ function drawWindow(context, near, attention, palette, opacity) {
     context.rect(left * wide, top * tall, (right + 1 - left) * wide, (bottom + 1 - top) * tall));
 }
 
-function radiusOf(mass, canvas) {
-  return Math.sqrt((mass * WHOLE_CIRCLE * canvas.width * canvas.height) / Math.PI);
+/** Radius of the circle of a share, where there are `count` points. */
+function radiusOf(share, count, canvas) {
+  const whole = Math.min(EVEN_CIRCLE * count, ALL_CIRCLES);
+  return Math.sqrt((share * whole * canvas.width * canvas.height) / Math.PI);
 }
 
-function drawCircle(context, y, x, mass) {
+function drawCircle(context, y, x, radius) {
   const { canvas } = context;
   context.beginPath();
-  context.arc(x * canvas.width, y * canvas.height, radiusOf(mass, canvas), 0, 2 * Math.PI);
+  context.arc(x * canvas.width, y * canvas.height, radius, 0, 2 * Math.PI);
   context.fillStyle = "rgba(255, 196, 61, 0.75)";
   context.fill();
   context.lineWidth = 1;
@@ -222,7 +242,7 @@ function drawPoints(context, places, mass) {
   for (const i of order) {
     const [y, x] = [places[2 * i], places[2 * i + 1]];
     if (y < 0 || x < 0 || y >= 1 || x >= 1) off += mass[i];
-    if (mass[i] > 0) drawCircle(context, y, x, mass[i]);
+    if (mass[i] > 0) drawCircle(context, y, x, radiusOf(mass[i], mass.length, context.canvas));
   }
   return off;
 }
@@ -265,7 +285,7 @@ function drawAttention(context, kept, grey, reading, index, palettes, settings) 
     const places = slice(numbers, attention.points, index).values;
     const mass = slice(numbers, attention.mass, index).values;
     parts.push(pointsInWords(places, mass, drawPoints(context, places, mass)));
-    legends.push({ circles: true });
+    legends.push({ points: mass.length });
   }
   drawQuery(context, attention);
   const place = placeInWords(attention.query, attention.size);
