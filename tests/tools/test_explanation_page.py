@@ -326,6 +326,27 @@ def test_curves_are_drawn_with_axes_and_names(page: Any):
     assert chart.locator("path.faint").count() == 2
 
 
+def test_what_is_not_of_the_image_is_shown_alone(page: Any):
+    whole = "section[aria-label='The whole network']"
+    field = panel(page, whole, "focalnet_tiny_srf")
+    canvas = field.locator("figure > canvas")
+    assert label(canvas) == (
+        "focalnet_tiny_srf, the whole network: receptive field, all. "
+        "Greatest 1 at row 5, column 5 of 9 × 9."
+    )
+    before, where = pixels(canvas), page.locator("#where").inner_text()
+    canvas.click(position={"x": 5, "y": 5})
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#where").inner_text() == where
+    choose(page.get_by_label("opacity of the colours"), 0)
+    assert pixels(canvas) == before
+    assert "Nothing to be read here." in panel(page, whole, "transnext_micro").inner_text()
+    field.get_by_label(re.compile(": show$")).select_option("insertion")
+    settle(page)
+    texts = field.locator(".chart text").all_text_contents()
+    assert {"score (× 10⁻³)", "share", "0", "4", "0.2"} <= set(texts)
+
+
 def test_every_canvas_and_picture_says_what_it_is(page: Any):
     for canvas in page.locator("canvas").all():
         assert canvas.get_attribute("role") == "img"
