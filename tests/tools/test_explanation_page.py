@@ -247,7 +247,10 @@ def test_a_click_asks_in_all_models(page: Any):
     assert found is not None
     assert float(found[1]) == pytest.approx(share, abs=0.6)
     assert float(found[2]) == pytest.approx(100 - share, abs=0.6)
-    assert page.locator("#where").inner_text().endswith("% down, 1 % across")
+    where = page.locator("#where").inner_text()
+    assert where.endswith("% down, 1 % across")
+    saw = page.locator("section[aria-label=Overview] figure > canvas").first
+    assert label(saw) == f"What focalnet_tiny_srf saw; the query is {where}."
 
 
 def test_arrow_keys_move_the_query_by_a_cell(page: Any):
@@ -291,6 +294,15 @@ def test_opaque_blocks_have_the_colours_of_their_values(page: Any):
         shown = canvas.evaluate(f"(canvas, place) => Array.from(({READ})(canvas, place))", place)
         step = round(254 * (values[0, row, column] - values.min()) / np.ptp(values))
         assert np.abs(np.array(shown[:3]) - sequential(255)[step]).max() <= 3
+    # What is no number leaves the grey of the picture.
+    focal = panel(page, STAGE_1, "focalnet_tiny_srf")
+    focal.get_by_label(re.compile(": show$")).select_option("modulator")
+    focal.get_by_label(re.compile(": of$")).select_option("group 2")
+    settle(page)
+    for column, is_grey in ((0, True), (1, False)):
+        place = [(column + 0.5) / 25, 0.5 / 20, 1, 1]
+        shown = canvas.evaluate(f"(canvas, place) => Array.from(({READ})(canvas, place))", place)
+        assert (len(set(shown[:3])) == 1) == is_grey
 
 
 def test_points_are_told_in_words(page: Any):

@@ -14,7 +14,7 @@ from foveal.errors import FovealError
 from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.report.server import ExplanationServer, serve
 from tests.tools import explanations as made
-from tests.tools.pages import READY, STAGE_1, decoded, label, panel, pixels, visited
+from tests.tools.pages import READ, READY, STAGE_1, decoded, label, panel, pixels, visited
 
 ASKED = {
     "image": 0,
@@ -189,6 +189,9 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         attention.get_by_text("row 14, column 1 of 14 × 18").wait_for()
         assert pixels(canvas) != before
         assert "Exactly this query, from the server." in label(canvas)
+        # The window's outline is closed where the map ends.
+        edge = canvas.evaluate(f"(canvas) => Array.from(({READ})(canvas, [0, 0.89, 1, 1]))")
+        assert min(edge[:3]) > 240
         # In steps of the map's own cells.
         canvas.focus()
         page.keyboard.press("ArrowUp")
@@ -201,6 +204,11 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         page.wait_for_selector("#message:not([hidden])")
         assert "does not answer any more" in page.locator("#message").inner_text()
         assert "Query at row 8, column 11 of 14 × 18" in label(canvas)
+        asked_before = len(page.asked)
+        canvas.click(position={"x": 5, "y": 5})
+        assert "Query at row 2, column 2 of 14 × 18" in label(canvas)
+        page.wait_for_timeout(400)
+        assert len(page.asked) == asked_before
 
 
 def test_only_what_is_seen_is_asked_for(browser: Any, server: ExplanationServer):
