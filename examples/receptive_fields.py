@@ -15,15 +15,8 @@ import foveal
 from foveal.errors import FovealError
 from foveal.tools.explain.receptive_field import effective_receptive_field
 
-NETWORKS = (
-    "focalnet_tiny_srf",
-    "transnext_tiny",
-    "cloformer_s",
-    "dat_tiny",
-    "efficientmod_s",
-    "swin_tiny_patch4_window7_224",
-    "convnext_tiny",
-)
+NETWORKS = ["focalnet_tiny_srf", "transnext_tiny", "cloformer_s", "dat_tiny", "efficientmod_s"]
+NETWORKS += ["swin_tiny_patch4_window7_224", "convnext_tiny"]
 
 
 def network(name: str, pretrained: bool) -> tuple[torch.nn.Module, str]:
@@ -51,11 +44,12 @@ if __name__ == "__main__":
         field = effective_receptive_field(model, images)
         half, most = (100 * field.high_contribution_area(share) for share in (0.5, 0.95))
         blocks = field.strongest_blockiness()
-        row = f"{half:4.1f} % {most:4.1f} %  {blocks.score:.2f} at {blocks.period} px"
-        print(f"{name:30} {weights:10} {row}")
+        score = f"{blocks.score:.2f} at {blocks.period} px"
+        print(f"{name:30} {weights:10} {half:4.1f} % {most:4.1f} %  {score}")
         axis.imshow(np.log1p(field.contributions * field.contributions.size), cmap="magma")
-        axis.set(title=f"{name}\n{weights}: {row}", xticks=[], yticks=[])
-        axis.title.set_fontsize(7)
+        area = f"50 % in {half:.1f} %, 95 % in {most:.1f} %"
+        axis.set_title(f"{name} ({weights})\n{area}\nblockiness {score}", fontsize=8)
+        axis.set_axis_off()
     options.figure.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.figure, dpi=120, bbox_inches="tight")
-    print(f"half and 95 % of contributions are in that area of the image; see {options.figure}")
+    print(f"Areas of the image that hold 50 % and 95 % of the contributions; see {options.figure}.")

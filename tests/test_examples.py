@@ -10,8 +10,9 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
-def test_example(path: Path) -> None:
+def test_example(path: Path, tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
-    run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout

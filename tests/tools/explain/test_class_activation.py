@@ -1,7 +1,8 @@
 """Class activation maps against their formulas, and networks of every layout of features."""
 
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -205,6 +206,24 @@ def test_frozen_networks_without_parameters_and_low_precision_work(
     assert class_activation_map(bare, red(), layer="0").maps.shape == (2, 64, 64)
     class_activation_map(frozen.float(), red(), layer="look", method="scorecam")
     assert capsys.readouterr() == ("", "")
+
+
+def test_compiled_networks_and_outputs_as_those_of_transformers_are_understood():
+    class Transformer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = RegionClassifier()
+
+        def forward(self, x: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=self.classifier(x))
+
+    expected = class_activation_map(RegionClassifier(), red(), layer="look").maps
+    assert (
+        class_activation_map(Transformer(), red(), layer="classifier.look").maps == expected
+    ).all()
+    model, images = shallow("focalnet_tiny_srf"), torch.randn(1, 3, 32, 32)
+    compiled = cast(nn.Module, torch.compile(model, backend="eager"))
+    assert class_activation_map(compiled, images).layer == "stages.3"
 
 
 @pytest.mark.parametrize(

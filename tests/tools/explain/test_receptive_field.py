@@ -1,6 +1,7 @@
 """Receptive fields that are known by construction, and networks of every layout of features."""
 
 from math import inf
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,19 +159,34 @@ def test_a_feature_pyramid_gives_its_last_map():
     assert last_map(pyramid, IMAGES).shape == (2, 64, 17, 13)
 
 
+def test_outputs_as_those_of_transformers_are_understood():
+    class Transformer(nn.Module):
+        def forward(self, x: Tensor) -> SimpleNamespace:
+            tokens = nn.functional.unfold(x, 8, stride=8).transpose(1, 2)
+            return SimpleNamespace(last_hidden_state=nn.functional.pad(tokens, (0, 0, 1, 0)))
+
+    features = last_map(Transformer(), IMAGES)
+    assert features.shape == (2, 3 * 64, 8, 6)
+    assert torch.equal(features[:, 0], IMAGES[:, 0, :64:8, :48:8])
+
+
 def test_layouts_are_told_apart_by_channels_and_else_by_the_proportions():
     tokens = torch.randn(2, 2 + 6 * 4, 5)
     patches = tokens[:, 2:].reshape(2, 6, 4, 5)
     expected = patches.permute(0, 3, 1, 2)
     size = (96, 64)
     assert torch.equal(as_map(tokens, image_size=size, num_prefix_tokens=2), expected)
+    # The grid of 13 × 2 does not have the image's proportions, and 25 tokens have no grid of them.
+    assert torch.equal(as_map(tokens, image_size=size), expected)
+    with pytest.raises(FovealError, match="a map of features is"):
+        as_map(tokens, image_size=size, num_prefix_tokens=1)
     assert torch.equal(as_map(patches, image_size=size, channels=5), expected)
     assert torch.equal(as_map(patches, image_size=size), expected)
     assert torch.equal(as_map(expected, image_size=size, channels=5), expected)
     assert torch.equal(as_map(expected, image_size=size), expected)
 
 
-@pytest.mark.parametrize("shape", [(2, 10), (2, 50, 8), (2, 197, 8), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("shape", [(2, 10), (2, 47, 8), (2, 190, 8), (2, 3, 4, 5, 6)])
 def test_what_is_no_map_is_refused(shape: tuple[int, ...]):
     with pytest.raises(FovealError, match=r"a map of features is \(b, c, h, w\)"):
         as_map(torch.zeros(shape), image_size=(224, 224))

@@ -91,6 +91,8 @@ def class_activation_map(
         raise OptionError(
             f"A method is one of {', '.join(METHODS)}; got {method!r}.{closest(method, METHODS)}"
         )
+    # Hooks and names are those of the module that torch.compile wraps.
+    model = getattr(model, "_orig_mod", model)
     size = image_size(images)
     name, module = _find_layer(model, layer)
     with undisturbed(model):
@@ -119,6 +121,8 @@ def class_logits(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Te
         FovealError: the model has no classifier.
     """
     logits = None if getattr(model, "num_classes", None) == 0 else model(images)
+    # As the models of transformers give them.
+    logits = getattr(logits, "logits", logits)
     if isinstance(logits, Tensor) and logits.ndim == 2:
         return logits
     given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else "no logits"
@@ -230,7 +234,7 @@ class _Visited(nn.Module):
         self.place = nn.Parameter(images.new_zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.guest[0](images)
+        logits = class_logits(self.guest[0], images)
         if torch.is_grad_enabled():
             require_gradient(logits, self.guest[0])
         return logits

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from foveal.errors import FovealError
 
+# A class token and four registers, as in DINOv2.
+_MOST_PREFIX_TOKENS = 5
+
 
 def last_map(model: nn.Module, images: Float[Tensor, "b i y x"]) -> Float[Tensor, "b c h w"]:
     """The last feature map of a network, channels first.
 
     Networks of timm and Foveal give it through `forward_features`, after their last norm; it may
     be (b c h w), (b h w c) as Swin's, or tokens (b n c) as a ViT's, whose prefix tokens are
-    dropped. Any other module gives it as its output, or as the last of a list of outputs.
-    Gradients flow, and the model runs in the mode that it is in.
+    dropped. Any other module gives it as its output, the last of a list of outputs, or the
+    output's `last_hidden_state`. Gradients flow, and the model runs in the mode that it is in.
 
     Args:
         model: the network, on the device and of the dtype of the images.
@@ -28,6 +31,7 @@ def last_map(model: nn.Module, images: Float[Tensor, "b i y x"]) -> Float[Tensor
         FovealError: what comes out is no map of features.
     """
     features = getattr(model, "forward_features", model)(images)
+    features = getattr(features, "last_hidden_state", features)
     if isinstance(features, list | tuple) and features:
         features = features[-1]
     return as_map(
@@ -44,7 +48,7 @@ def as_map(
     *,
     image_size: tuple[int, int],
     channels: int | None = None,
-    num_prefix_tokens: int = 0,
+    num_prefix_tokens: int | None = None,
     source: str = "The layer",
 ) -> Shaped[Tensor, "b c h w"]:
     """Features in any of the common layouts as a map with channels first.
@@ -53,7 +57,8 @@ def as_map(
         features: (b c h w), (b h w c) or (b n c).
         image_size: height and width of the image, whose proportions the map has.
         channels: of the features, where known; else the proportions tell which axis they are.
-        num_prefix_tokens: tokens before those of the patches, such as the class token.
+        num_prefix_tokens: tokens before those of the patches, such as the class token; None for
+            the fewest that leave a grid in the image's proportions.
         source: what gave the features, for the error.
 
     Raises:
@@ -66,11 +71,17 @@ def as_map(
             else features
         )
     if isinstance(features, Tensor) and features.ndim == 3:
-        tokens = features[:, num_prefix_tokens:]
-        grid = _patch_grid(tokens.shape[1], image_size)
-        if grid is not None:
-            return tokens.transpose(1, 2).unflatten(2, grid)
-    given = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features)
+        known = num_prefix_tokens is not None
+        for dropped in [num_prefix_tokens] if known else range(_MOST_PREFIX_TOKENS + 1):
+            tokens = features[:, dropped:]
+            grid = _patch_grid(tokens.shape[1], image_size)
+            if grid is not None:
+                return tokens.transpose(1, 2).unflatten(2, grid)
+    given = (
+        f"shape {tuple(features.shape)}"
+        if isinstance(features, Tensor)
+        else f"a {type(features).__name__}"
+    )
     raise FovealError(
         f"{source} gives {given} for an image of {image_size[0]} × {image_size[1]} pixels, but a "
         "map of features is (b, c, h, w), (b, h, w, c) or (b, tokens, c): choose a layer, or a "
@@ -91,10 +102,10 @@ def image_size(images: Tensor) -> tuple[int, int]:
     return images.shape[2], images.shape[3]
 
 
-def num_prefix_tokens(model: nn.Module) -> int:
-    """Tokens that a ViT puts before those of the patches; 0 for every other network."""
-    number = getattr(model, "num_prefix_tokens", 0)
-    return number if isinstance(number, int) else 0
+def num_prefix_tokens(model: nn.Module) -> int | None:
+    """Tokens that a ViT puts before those of the patches; None where the model does not say."""
+    number = getattr(model, "num_prefix_tokens", None)
+    return number if isinstance(number, int) else None
 
 
 def placed_as(model: nn.Module, images: Tensor) -> Tensor:
@@ -154,10 +165,13 @@ def _patch_grid(num_tokens: int, image_size: tuple[int, int]) -> tuple[int, int]
 
 
 def _fits(rows: int, columns: int, image_size: tuple[int, int]) -> bool:
-    """Whether square patches of one side, the last ones cut or padded, give this grid."""
+    """Whether square patches of one side give this grid, the last ones all cut off or padded."""
 
-    def sides(cells: int, pixels: int) -> tuple[float, float]:
-        return pixels / (cells + 1), pixels / (cells - 1) if cells > 1 else inf
+    def sides(cells: int, pixels: int) -> tuple[float, float, float]:
+        """The least side when cut off, that at which nothing is left over, the most if padded."""
+        return pixels / (cells + 1), pixels / cells, pixels / (cells - 1) if cells > 1 else inf
 
-    (low, high), (left, right) = sides(rows, image_size[0]), sides(columns, image_size[1])
-    return max(low, left) < min(high, right)
+    (low, even, high), (left, level, right) = (
+        sides(cells, pixels) for cells, pixels in zip((rows, columns), image_size, strict=True)
+    )
+    return max(low, left) < min(even, level) or max(even, level) < min(high, right)

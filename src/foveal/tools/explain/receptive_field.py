@@ -87,7 +87,8 @@ class ReceptiveField:
             Σ J_j over the lines  /  Σ (J_(j−2) + J_(j−1) + J_(j+1) + J_(j+2)) / 4 over the lines
 
         (J_(j−1) and J_(j+1) alone for periods of 2 and 3.) About 1 for a field without blocks,
-        smooth or noisy; infinity for one that is constant beside the lines.
+        smooth or noisy; infinity for one that is constant beside the lines. Noise hides blocks:
+        compare fields over equally many images.
 
         Args:
             period: pixels from line to line, from 2 to less than the longer side.
