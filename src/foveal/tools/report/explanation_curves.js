@@ -4,7 +4,7 @@ const CHART = { width: 448, height: 336, left: 78, top: 14, bottom: 58 };
 const DASHES = ["none", "7 4", "2 3", "9 3 2 3", "14 4", "4 2"];
 // More names than this beside the lines would lie over each other, longer ones leave no room.
 const NAMED_LINES = 6;
-const LONGEST_NAME = 17;
+const LONGEST_NAME = 15;
 
 /** An element of SVG with attributes and text. */
 function svg(name, attributes, text) {
@@ -42,7 +42,7 @@ function hasNames(view) {
 /** Where the lines end: room for their names is left beside them. */
 function rightOf(view) {
   const longest = hasNames(view) ? Math.max(...view.labels.map((label) => label.length)) : 0;
-  return CHART.width - 16 - 9 * longest;
+  return CHART.width - 16 - 11 * longest;
 }
 
 /** The power of ten that an axis is told in, where its numbers would be long; else 0. */
@@ -96,7 +96,7 @@ function drawAxes(chart, view, scale) {
     const x = scale.x(value);
     chart.append(
       svg("line", { class: "axis", x1: x, x2: x, y1: bottom, y2: bottom + 4 }),
-      svg("text", { x, y: bottom + 21, "text-anchor": "middle" }, xNames[i]));
+      svg("text", { x, y: bottom + 23, "text-anchor": "middle" }, xNames[i]));
   });
   const middle = (CHART.top + bottom) / 2;
   chart.append(
@@ -139,7 +139,7 @@ function nameLines(chart, view, scale, shown) {
     return { index, x: scale.x(view.x[Math.max(last, 0)]), y: scale.y(curve[last] ?? 0) };
   }).sort((a, b) => a.y - b.y);
   names.forEach((name, i) => {
-    if (i > 0) name.y = Math.max(name.y, names[i - 1].y + 18);
+    if (i > 0) name.y = Math.max(name.y, names[i - 1].y + 20);
   });
   const over = names.length ? names[names.length - 1].y - (CHART.height - CHART.bottom) : 0;
   for (const { index, x, y } of names) {
