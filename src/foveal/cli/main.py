@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 import foveal
 from foveal.cli import (
     average,
+    bench,
     convert,
     evaluate,
     explain,
@@ -29,6 +30,7 @@ COMMANDS = {
     "robustness": robustness,
     "predict": predict,
     "explain": explain,
+    "bench": bench,
     "models": models,
     "convert": convert,
     "average": average,
