@@ -40,6 +40,7 @@ def plot_latency(table: LatencyTable, output: Path) -> int:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     points: dict[str, tuple[float, float]] = {}
+    places: list[tuple[float, float]] = []
     engines = dict.fromkeys(row.engine for row in rows)
     for index, engine in enumerate(engines):
         style: dict[str, Any] = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7]}
@@ -48,14 +49,15 @@ def plot_latency(table: LatencyTable, output: Path) -> int:
             assert row.latency_ms is not None and row.top1 is not None
             at = row.latency_ms / row.batch, row.top1
             # A peer's marker is hollow.
-            hollow = {"markerfacecolor": "white"} if row.model.startswith("timm:") else {}
-            axes.plot(*at, **style, **hollow, zorder=3)
+            face = "white" if row.model.startswith("timm:") else style["color"]
+            axes.plot(*at, **style, markerfacecolor=face, zorder=3)
+            places.append(at)
             # A network's name stands once, at its fastest.
             label = row.model.removeprefix("timm:")
             points[label] = min(points.get(label, at), at)
     axes.set_xscale("log")
     if points:
-        plain_numbers(axes.xaxis, [row.latency_ms or 1 for row in rows])
+        plain_numbers(axes.xaxis, [milliseconds for milliseconds, _ in places])
         axes.legend(frameon=False, loc="lower right", fontsize=8)
     axes.margins(0.18, 0.1)
     batch = rows[0].batch if rows else 1
@@ -63,20 +65,31 @@ def plot_latency(table: LatencyTable, output: Path) -> int:
     axes.set_ylabel("published ImageNet-1K top-1, %")
     axes.grid(color="#dddddd", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(described(table.hardware), fontsize=6, color="#666666")
-    name_points(axes, points)
+    note = described(table.hardware).replace("; ", ";\n")
+    figure.supxlabel(note, fontsize=6, color="#666666")
+    name_points(axes, points, places)
     # The same table gives the same file.
     with atomic_path(output) as path, mpl.rc_context({"svg.hashsalt": "foveal"}):
         figure.savefig(path, dpi=150)
     return len(rows)
 
 
-def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """A label at each point, on whichever side it covers the least of what is there already."""
+def name_points(
+    axes: Axes,
+    points: Mapping[str, tuple[float, float]],
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """A label at each point, on whichever side it covers the least of what is there already.
+
+    Args:
+        axes: that the points are drawn in.
+        points: by label.
+        others: points without a label that are in the way.
+    """
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
-    dots = [axes.transData.transform(at) for at in points.values()]
+    dots = [axes.transData.transform(at) for at in (*points.values(), *others)]
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
     sides = [(7, 4, "left"), (7, -11, "left"), (-7, 4, "right"), (-7, -11, "right")]
     for label, at in points.items():

@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class LatencySettings:
 
 def measure_latency(
     models: Sequence[str], settings: LatencySettings, on_step: OnStep = lambda done, total: None
-) -> Iterator[LatencyTable]:
+) -> Generator[LatencyTable, None, None]:
     """Time networks, telling after every step how far it has come.
 
     Weights are random, and those that start out alike are drawn anew, so that agreement with eager
