@@ -18,8 +18,9 @@ from foveal.tools.latency.table import LatencyRow, LatencyTable
 from tests.cli.conftest import Foveal
 from tests.models.families import shallow
 
-QUICK = ["--models=efficientmod_xxs", "--image-size=64", "--threads=1", "--runs=3"]
+QUICK = ["--models=efficientmod_xxs", "--image-size=32", "--threads=1", "--runs=3"]
 EAGER = "--engines=eager"
+LEAST: dict[str, Any] = {"depths": (1, 1, 1, 0), "attention_depth": (0, 0, 0, 1)}
 FORMATS = ("json", "csv", "markdown")
 
 
@@ -28,7 +29,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of ours are shallow here; those of timm are themselves."""
     create = run.create_model
     monkeypatch.setattr(
-        run, "create_model", lambda name: create(name) if ":" in name else shallow(name)
+        run, "create_model", lambda name: create(name) if ":" in name else shallow(name, **LEAST)
     )
 
 
@@ -257,3 +258,13 @@ def test_the_table_says_what_is_beyond_noise(measured: LatencyTable) -> None:
     assert (first["× first"], first["beyond noise"]) == (1.0, "no")
     assert (onnx["× first"], onnx["beyond noise"]) == (0.5, "yes")
     assert "1.000 (0.970–1.040)" in table.foot
+
+
+def test_a_busy_machine_is_told_of(measured: LatencyTable) -> None:
+    quiet = {**measured.hardware, "load_before": 0.4, "cpu_cores": 2}
+    busy = {**quiet, "load_before": 1.9}
+    assert "busy" not in latency_table(replace(measured, hardware=quiet)).foot
+    assert (
+        "busy before the start (load 1.9 on 2 processors)"
+        in latency_table(replace(measured, hardware=busy)).foot
+    )

@@ -281,30 +281,39 @@ def test_wrong_names_are_known_before_any_work(monkeypatch: pytest.MonkeyPatch) 
 def test_settings_say_what_is_allowed() -> None:
     with pytest.raises(OptionError, match=r"no engine 'onx'\. Did you mean 'onnx'"):
         LatencySettings(engines=("onx",))
+    with pytest.raises(OptionError, match="'eager' is named twice"):
+        LatencySettings(engines=("eager", "onnx", "eager"))
     with pytest.raises(OptionError, match="protocol is one of sound, efficientmod"):
         LatencySettings(protocol="loud")
     for name in ("batch", "image_size", "threads", "runs"):
+        wrong: dict[str, Any] = {name: 0}
         with pytest.raises(OptionError, match=f"{name.replace('_', ' ')} is 1 or more, got 0"):
-            LatencySettings(**{name: 0})
+            LatencySettings(**wrong)
 
 
 # Engines
 
 
-def loaded(engine: str, tmp_path: Path, name: str = "efficientmod_xxs") -> tuple[Subject, Loaded]:
-    """A tiny network in an engine."""
-    model = shallow(name)
-    images = [torch.randn(2, 3, 64, 64) for _ in range(2)]
-    subject = Subject(name, model, 64, images, 1, tmp_path)
+def loaded(engine: str, folder: Path) -> tuple[Subject, Loaded]:
+    """A tiny network in an engine; always the same network."""
+    model = shallow("efficientmod_xxs", depths=(1, 1, 1, 0), attention_depth=(0, 0, 0, 1))
+    images = [torch.randn(2, 3, 32, 32) for _ in range(2)]
+    subject = Subject("efficientmod_xxs", model, 32, images, 1, folder)
     return subject, ENGINES[engine](subject).load()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where engines find each other's ONNX file."""
+    return tmp_path_factory.mktemp("network")
+
+
 @pytest.mark.parametrize("engine", ["eager", "prepared", "onnx", "openvino"])
-def test_engines_compute_what_the_network_does(engine: str, tmp_path: Path) -> None:
+def test_engines_compute_what_the_network_does(engine: str, folder: Path) -> None:
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "openvino")}
     for package in needed.get(engine, ()):
         pytest.importorskip(package)
-    subject, ready = loaded(engine, tmp_path)
+    subject, ready = loaded(engine, folder)
     with torch.inference_mode():
         # The second input first: nothing may be left over from another call.
         for index in (1, 0):

@@ -22,6 +22,8 @@ SUMMARY = "time networks side by side, in PyTorch, ONNX Runtime and OpenVINO"
 _PICTURES = (".png", ".svg", ".pdf")
 # Files are written anew after a round once this many seconds have gone by.
 _EVERY = 2.0
+# Load for each processor from which on other work is in the way.
+_BUSY = 0.5
 
 _COLUMNS = (
     "model",
@@ -124,7 +126,7 @@ def _settings(options: Namespace) -> LatencySettings:
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} is 1 or more, got {value}.")
     return LatencySettings(
-        engines=tuple(dict.fromkeys(_names(options.engines, "--engines"))),
+        engines=tuple(_names(options.engines, "--engines")),
         batch=options.batch,
         image_size=options.image_size,
         threads=options.threads,
@@ -213,6 +215,12 @@ def _remarks(table: LatencyTable) -> list[str]:
         lines.append(
             f"Noise floor, the first row over itself: {table.noise:.3f} with p10–p90; a ratio "
             "within it, or within its inverse, is no difference."
+        )
+    load, processors = table.hardware["load_before"], table.hardware["cpu_cores"]
+    if load is not None and load > _BUSY * (processors or 1):
+        lines.append(
+            f"The machine was busy before the start (load {load} on {processors} processors): "
+            "these times are of that, too."
         )
     return [*lines, described(table.hardware)]
 

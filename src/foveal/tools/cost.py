@@ -143,7 +143,7 @@ def count_flops(model: nn.Module, image_size: int, in_chans: int = 3) -> float:
     image = torch.empty(1, in_chans, image_size, image_size, device="meta")
     counter = FlopCounterMode(display=False)
     with use_backend("reference"), counter:
-        plain(image.to(next(plain.parameters()).dtype))
+        plain(image.to(next((p.dtype for p in plain.parameters()), image.dtype)))
     return counter.get_total_flops() / 1e9
 
 

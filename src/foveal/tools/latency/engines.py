@@ -275,11 +275,13 @@ def require_engines(names: Sequence[str]) -> None:
     """Refuse what is no engine.
 
     Raises:
-        OptionError: a name is unknown; names the closest and all.
+        OptionError: a name is unknown, with the closest and all; or one is there twice.
     """
     if not names:
         raise OptionError(f"No engine is given; choose from {', '.join(ENGINES)}.")
     for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"The engine {name!r} is named twice; name each once.")
         if name not in ENGINES:
             raise OptionError(
                 f"There is no engine {name!r}.{closest(name, ENGINES)} "

@@ -59,6 +59,8 @@ def plot_latency(table: LatencyTable, output: Path) -> int:
     if points:
         plain_numbers(axes.xaxis, [milliseconds for milliseconds, _ in places])
         axes.legend(frameon=False, loc="lower right", fontsize=8)
+    if any(row.model.startswith("timm:") for row in rows):
+        axes.set_title("filled: Foveal   hollow: timm", fontsize=10)
     axes.margins(0.18, 0.1)
     batch = rows[0].batch if rows else 1
     axes.set_xlabel(f"milliseconds per image, batch {batch}")
