@@ -435,3 +435,5 @@ def test_hardware_names_versions_and_commit() -> None:
     assert (found["commit"] or found["foveal"]) in described(found)
     elsewhere = described({**found, "commit": None, "foveal": "0.1.0"})
     assert "foveal 0.1.0" in elsewhere and "None" not in elsewhere
+    both = described({**found, "device": "A GPU", "processor": "A CPU, 2 threads"})
+    assert both.startswith("A GPU and A CPU, 2 threads, ")

@@ -275,12 +275,14 @@ WEIGHTS: dict[str, tuple[Weights, ...]] = {
 }
 
 # Published ImageNet-1K top-1 of networks in timm, by the side of the images in pixels:
-# arXiv 2201.03545, 2103.14030, 2206.02680, 1905.02244, 2307.09283 (distilled).
+# arXiv 2201.03545, 2103.14030, 2206.02680, 1905.02244, github.com/mit-han-lab/efficientvit,
+# 2307.09283 (distilled).
 PEER_TOP1: dict[str, dict[int, float]] = {
     "timm:convnext_tiny": {224: 82.1},
     "timm:swin_tiny_patch4_window7_224": {224: 81.3},
     "timm:mobilevitv2_100": {256: 78.1},
     "timm:mobilenetv3_large_100": {224: 75.2},
+    "timm:efficientvit_b1": {224: 79.4, 256: 79.9, 288: 80.4},
     "timm:repvit_m1_0": {224: 80.0},
 }
 

@@ -37,6 +37,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {
+            "processor": device_name(torch.device("cpu")),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "gpu_memory_gb": round(properties.total_memory / 1e9, 1),
@@ -51,9 +52,10 @@ def described(found: Mapping[str, Any]) -> str:
     names = ("torch", "timm", "triton", "onnxruntime", "openvino")
     packages = ", ".join(f"{name} {found[name]}" for name in names if found.get(name))
     load = "" if found["load_before"] is None else f", load {found['load_before']} before the start"
+    device = " and ".join(found[name] for name in ("device", "processor") if found.get(name))
     commit = f"commit {found['commit']}" if found["commit"] else f"foveal {found['foveal']}"
     return (
-        f"{found['device']}, {found['cpu_cores']} processor cores{load}; "
+        f"{device}, {found['cpu_cores']} processor cores{load}; "
         f"{packages}, {commit}, {found['date']}."
     )
 
