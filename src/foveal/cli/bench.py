@@ -17,7 +17,7 @@ from foveal.tools.latency.hardware import described
 from foveal.tools.latency.run import DEFAULT_RUNS, LatencySettings, measure_latency
 from foveal.tools.latency.table import LatencyRow, LatencyTable
 
-SUMMARY = "time networks side by side, in PyTorch, ONNX Runtime and OpenVINO"
+SUMMARY = "time networks side by side, in one engine or several"
 
 _PICTURES = (".png", ".svg", ".pdf")
 # Files are written anew after a round once this many seconds have gone by.
