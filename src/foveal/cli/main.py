@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 import foveal
 from foveal.cli import (
     average,
+    bench,
     convert,
     evaluate,
     explain,
@@ -30,6 +31,7 @@ COMMANDS = {
     "robustness": robustness,
     "predict": predict,
     "explain": explain,
+    "bench": bench,
     "models": models,
     "export": export,
     "convert": convert,
