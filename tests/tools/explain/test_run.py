@@ -124,7 +124,7 @@ def test_a_mixer_outside_of_the_stages_stands_apart() -> None:
             return {"mine": self.stem(x)}
 
     trained = small("focalnet_tiny_srf")
-    trained.model.stem = Stem(trained.model.stem)
+    trained.model.stem = Stem(trained.model.get_submodule("stem"))
     (image,) = explain_images([trained], [noise()], QUICK).explanation.images
     apart, *others = image.models[0].blocks
     assert (apart.path, apart.stage, apart.block, apart.kind) == ("stem", -1, 0, "other")

@@ -121,7 +121,7 @@ def _open_onnx(path: Path, subject: Subject) -> Run:
     # Its warnings are of no use to a person who exports.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": image.numpy()})
+    return lambda image: [np.asarray(y) for y in session.run(None, {"image": image.numpy()})]
 
 
 def _write_program(program: ExportedProgram, subject: Subject, path: Path) -> None:
