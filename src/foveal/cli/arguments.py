@@ -14,12 +14,11 @@ from foveal.errors import OptionError, closest
 class HelpFormatter(DefaultHelpFormatter):
     """Adds a default to the help only where it says something that the help does not."""
 
-    def _get_help_string(self, action: Action) -> str | None:
+    def _get_help_string(self, action: Action) -> str:
+        told = action.help or ""
         if action.default in (None, False, "==SUPPRESS==") or action.default == []:
-            return action.help
-        if "default" in (action.help or ""):
-            return action.help
-        return super()._get_help_string(action)
+            return told
+        return told if "default" in told else super()._get_help_string(action)
 
 
 Commands = Mapping[str, ArgumentParser]
