@@ -2,6 +2,7 @@
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import fields
 
 from foveal.errors import FovealError
@@ -13,7 +14,7 @@ from .limits import Limits
 from .server import run
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve; exit code 0, or 2 for what cannot be used."""
     parser = ArgumentParser(prog="python -m examples.serve", description=__doc__)
     parser.add_argument("--checkpoint", help="of `foveal train` (default: the model in the box)")
@@ -22,7 +23,7 @@ def main() -> int:
     for field in fields(Limits):
         flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
         parser.add_argument(flag, type=kind, default=field.default, help="default: %(default)s")
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_args(argv))
     checkpoint, host, port = (given.pop(name) for name in ("checkpoint", "host", "port"))
     try:
         limits = Limits(**given)

@@ -36,6 +36,7 @@ class Service:
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """From the server's start to its end, which waits for the last answer."""
+        self.classifier.warm_up(self.limits.max_batch)
         self.batcher = MicroBatcher(
             self.classifier.run, max_batch=self.limits.max_batch, max_wait=self.limits.max_wait
         )

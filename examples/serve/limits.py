@@ -26,6 +26,7 @@ class Limits:
         max_batch: images that the model is given at once.
         max_wait: seconds that an image waits for others to share its batch.
         decoders: images that are decoded at a time.
+        last_call: seconds, once told to end, in which open connections may still send a request.
     """
 
     max_bytes: int = 8 * 2**20
@@ -38,6 +39,7 @@ class Limits:
     max_batch: int = 16
     max_wait: float = 0.005
     decoders: int = 2
+    last_call: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -49,7 +49,11 @@ def server_process(url: str) -> psutil.Process | None:
         found = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return None
-    listening = (c.pid for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port)
+    listening = (
+        connection.pid
+        for connection in found
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+    )
     return next((psutil.Process(pid) for pid in listening if pid is not None), None)
 
 

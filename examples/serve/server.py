@@ -14,9 +14,6 @@ from foveal.errors import FovealError
 
 from .limits import Limits
 
-# Time for requests that lie unread in open connections to be read.
-LAST_CALL_SECONDS = 0.3
-
 _CLOSE = (b"connection", b"close")
 
 
@@ -72,6 +69,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=limits.head_seconds,  # pyright: ignore[reportArgumentType]
             )
         )
+        self.last_call = limits.last_call
         self.url = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -90,7 +88,7 @@ class Server(uvicorn.Server):
         for connection in state.connections:
             if isinstance(connection, DeadlineProtocol) and connection.cycle is not None:
                 connection.cycle.default_headers = state.default_headers
-        await asyncio.sleep(LAST_CALL_SECONDS)
+        await asyncio.sleep(self.last_call)
         await super().shutdown(sockets)
 
 
