@@ -7,7 +7,7 @@ from io import BytesIO
 from PIL import Image
 from python_multipart import create_form_parser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import File
+from python_multipart.multipart import Field, File
 
 from foveal.data.images import EncodedImage, ImageError, read_image
 
@@ -17,6 +17,7 @@ from .uploads import FORM
 # Those of the web and of cameras. What else Pillow reads is seldom sent, and attacked more easily:
 # the size of a tile in a TIFF file, for one, has nothing to do with that of its image.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+MOST_FIELDS = 16
 _WANTED = "send a JPEG, PNG, WebP, GIF or BMP image"
 
 _DECODE_ERRORS = (
@@ -63,17 +64,23 @@ def file_in_form(body: bytes, content_type: str) -> bytes:
         Refusal: 422, the form is damaged, or has no file or several.
     """
     files: list[File] = []
+    fields: list[Field] = []
 
-    def found(file: File) -> None:
+    def found_file(file: File) -> None:
         files.append(file)
         if len(files) > 1:
             raise Refusal(422, "The form has several files; send one image a request.")
 
+    def found_field(field: Field) -> None:
+        fields.append(field)
+        if len(fields) > MOST_FIELDS:
+            raise Refusal(422, f"The form has more than {MOST_FIELDS} fields; send its file alone.")
+
     try:
         parser = create_form_parser(
             {"Content-Type": content_type.encode("latin-1")},
-            None,
-            found,
+            found_field,
+            found_file,
             config={"MAX_MEMORY_FILE_SIZE": len(body)},
         )
         parser.write(body)

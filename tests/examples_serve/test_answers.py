@@ -114,6 +114,7 @@ BAD_FORMS = {
     "no end": (PART, "no whole file", FORM),
     "no file": (PART.replace(b'; filename="a"', b"") + b"--b--", "no whole file", FORM),
     "nothing": (b"", "no whole file", FORM),
+    "many fields": (20 * PART.replace(b'; filename="a"', b"") + b"--b--", "16 fields", FORM),
     "two files": (PART + PART + b"--b--", "several files", FORM),
 }
 
