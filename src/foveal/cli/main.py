@@ -11,6 +11,7 @@ import foveal
 from foveal.cli import (
     average,
     convert,
+    demo,
     evaluate,
     explain,
     models,
@@ -29,6 +30,7 @@ COMMANDS = {
     "robustness": robustness,
     "predict": predict,
     "explain": explain,
+    "demo": demo,
     "models": models,
     "convert": convert,
     "average": average,
