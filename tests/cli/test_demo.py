@@ -67,6 +67,25 @@ def test_without_gradio_the_extra_is_named(foveal: Foveal, monkeypatch: pytest.M
     assert done.code == 2 and "pip install 'foveal[web]'" in done.err
 
 
+def test_ctrl_c_ends_the_page(foveal: Foveal, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="needs Gradio")
+    pages = []
+
+    class Interrupted:
+        def wait(self) -> None:
+            """The test's turn, while the page is there."""
+            with urllib.request.urlopen(pages[0], timeout=20) as page:
+                assert "Upload a picture" in page.read().decode()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("foveal.tools.demo.Event", Interrupted)
+    monkeypatch.setattr(demo, "note", lambda text: pages.append(text.split()[0]))
+    assert foveal("demo").code == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(pages[0], timeout=20)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_page_answers_until_ctrl_c() -> None:
     pytest.importorskip("gradio", reason="needs Gradio")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -101,7 +102,16 @@ def test_a_port_in_use_is_told(address: str) -> None:
             serve_demo([load_boxed()], QUICK, port=port)
 
 
-def test_nothing_that_was_uploaded_stays(photo: Path) -> None:
+def test_nothing_that_was_uploaded_stays_or_goes_elsewhere(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, hosts = socket.socket.connect, set()
+
+    def noted(self: socket.socket, where: Any) -> None:
+        hosts.add(where[0])
+        connect(self, where)
+
+    monkeypatch.setattr(socket.socket, "connect", noted)
     pytest.importorskip("gradio", reason="needs Gradio")
     before = os.environ.get("GRADIO_TEMP_DIR")
     with running_demo([load_boxed()], QUICK) as address:
@@ -113,4 +123,5 @@ def test_nothing_that_was_uploaded_stays(photo: Path) -> None:
         with urllib.request.urlopen(request, timeout=20) as answer:
             (path,) = json.loads(answer.read())
         assert Path(path).is_relative_to(folder) and Path(path).exists()
+    assert hosts == {"127.0.0.1"}
     assert not folder.exists() and os.environ.get("GRADIO_TEMP_DIR") == before
