@@ -15,6 +15,8 @@ EVAL = ["eval", "--checkpoint={trained}", "--data={folder}"]
 
 EXPLAIN = ["explain", "{image}", "--output={tmp}/seen"]
 
+EXPORT = ["export", "--checkpoint={trained}"]
+
 # Wrong YAML by the name its file has above.
 SETTINGS = {
     "recipe": "recipe: [a]",
@@ -129,6 +131,13 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*EXPLAIN, "--port=80"], ["--port goes with --serve"]),
     ([*EXPLAIN, "--device=no"], ["no device 'no'"]),
     ([*EXPLAIN[:2], "--output={image}"], ["Cannot write"]),
+    (["export", "--checkpoint={trained}"], ["needs --output"]),
+    ([*EXPORT, "--output={tmp}/a.tflite"], ["ends in one of .onnx, .pt2, .xml", "--format"]),
+    ([*EXPORT, "--output={tmp}/a.onnx", "--format=openvino"], ["named *.xml", "'a.onnx'"]),
+    ([*EXPORT, "--output={tmp}/a.onnx"], ["from 64 pixels a side up, got 32 × 32"]),
+    ([*EXPORT, "--output={tmp}/a.onnx", "--format=onxx"], ["--format", "onnx", "openvino"]),
+    ([*EXPORT, "--output={image}/a.onnx"], ["Cannot write"]),
+    ([*EXPORT, "--output={tmp}/a.onnx", "--batch-size=0"], ["--batch-size is 1 or more"]),
     (["models", "resnet"], ["No model matches 'resnet'"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.safetensors"], ["000.png"]),
     (["convert", "{image}", MODEL, "--output={tmp}/a.pth"], [".safetensors file"]),

@@ -1,6 +1,7 @@
 """Pictures of every kind come out upright, in the mode asked for, and in the right colours."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def halves(image: Image.Image) -> tuple[float, float]:
     return grey[:, :middle].mean(), grey[:, middle:].mean()
 
 
-def written(path: Path, image: Image.Image, **options: object) -> Path:
+def written(path: Path, image: Image.Image, **options: Any) -> Path:
     image.save(path, **options)
     return path
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window and without a word to the net."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
     with playwright.sync_playwright() as started:
         if program is None and not Path(started.chromium.executable_path).exists():
             pytest.skip("needs Chromium")

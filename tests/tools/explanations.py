@@ -129,6 +129,16 @@ def spectrum() -> CurveView:
     return CurveView("spectrum", about, names, x, y, "cycles per cell", "relative power")
 
 
+def of_the_whole() -> tuple[View, ...]:
+    """A receptive field, alone, and a curve of small values."""
+    field = bump((9, 9), 0.5, 0.5)[None]
+    x = np.linspace(0, 1, 5)
+    return (
+        MapView("receptive field", "Contribution.", ("all",), field, over_image=False),
+        CurveView("insertion", "Of pixels.", ("gradcam",), x, 0.004 * x[None], "share", "score"),
+    )
+
+
 def stages(*views: tuple[View, ...]) -> tuple[BlockExplanation, ...]:
     """Three blocks of each stage, the last with all its views."""
     sizes = [(20, 25), (10, 13)]
@@ -180,7 +190,7 @@ def explanation(num_images: int = 2) -> Explanation:
             (queries(sampled, "deformed attention", heads[:3]), displacements()),
         )
         models = (
-            model("focalnet_tiny_srf", seen, focal),
+            model("focalnet_tiny_srf", seen, focal, views=of_the_whole()),
             model("transnext_micro", seen, attending, is_trained=False),
             model(
                 "plain_network",

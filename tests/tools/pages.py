@@ -62,7 +62,7 @@ def pixels(canvas: Any) -> int:
 
 def label(image: Any) -> str:
     settle(image.page)
-    return image.get_attribute("aria-label")
+    return image.get_attribute("aria-label").replace("\u00a0", " ")
 
 
 def choose(control: Any, value: Any) -> None:

@@ -247,7 +247,10 @@ def test_a_click_asks_in_all_models(page: Any):
     assert found is not None
     assert float(found[1]) == pytest.approx(share, abs=0.6)
     assert float(found[2]) == pytest.approx(100 - share, abs=0.6)
-    assert page.locator("#where").inner_text().endswith("from the top, 1 % from the left")
+    where = page.locator("#where").inner_text()
+    assert where.endswith("% down, 1 % across")
+    saw = page.locator("section[aria-label=Overview] figure > canvas").first
+    assert label(saw) == f"What focalnet_tiny_srf saw; the query is {where}."
 
 
 def test_arrow_keys_move_the_query_by_a_cell(page: Any):
@@ -291,12 +294,21 @@ def test_opaque_blocks_have_the_colours_of_their_values(page: Any):
         shown = canvas.evaluate(f"(canvas, place) => Array.from(({READ})(canvas, place))", place)
         step = round(254 * (values[0, row, column] - values.min()) / np.ptp(values))
         assert np.abs(np.array(shown[:3]) - sequential(255)[step]).max() <= 3
+    # What is no number leaves the grey of the picture.
+    focal = panel(page, STAGE_1, "focalnet_tiny_srf")
+    focal.get_by_label(re.compile(": show$")).select_option("modulator")
+    focal.get_by_label(re.compile(": of$")).select_option("group 2")
+    settle(page)
+    for column, is_grey in ((0, True), (1, False)):
+        place = [(column + 0.5) / 25, 0.5 / 20, 1, 1]
+        shown = canvas.evaluate(f"(canvas, place) => Array.from(({READ})(canvas, place))", place)
+        assert (len(set(shown[:3])) == 1) == is_grey
 
 
 def test_points_are_told_in_words(page: Any):
     deformed = panel(page, STAGE_2, "transnext_micro")
     canvas = deformed.locator("figure > canvas")
-    assert "the strongest of 36 points has" in label(canvas)
+    assert "strongest of 36 points" in label(canvas)
     assert "off the image" in label(canvas)
     before = pixels(canvas)
     deformed.get_by_label(re.compile(": show$")).select_option("offsets")
@@ -324,6 +336,27 @@ def test_curves_are_drawn_with_axes_and_names(page: Any):
     chosen.select_option("local branch")
     assert "local branch" in label(chart)
     assert chart.locator("path.faint").count() == 2
+
+
+def test_what_is_not_of_the_image_is_shown_alone(page: Any):
+    whole = "section[aria-label='The whole network']"
+    field = panel(page, whole, "focalnet_tiny_srf")
+    canvas = field.locator("figure > canvas")
+    assert label(canvas) == (
+        "focalnet_tiny_srf, the whole network: receptive field, all. "
+        "Greatest 1 at row 5, column 5 of 9 × 9."
+    )
+    before, where = pixels(canvas), page.locator("#where").inner_text()
+    canvas.click(position={"x": 5, "y": 5})
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#where").inner_text() == where
+    choose(page.get_by_label("opacity of the colours"), 0)
+    assert pixels(canvas) == before
+    assert "Nothing to be read here." in panel(page, whole, "transnext_micro").inner_text()
+    field.get_by_label(re.compile(": show$")).select_option("insertion")
+    settle(page)
+    texts = field.locator(".chart text").all_text_contents()
+    assert {"score (× 10⁻³)", "share", "0", "4", "0.2"} <= set(texts)
 
 
 def test_every_canvas_and_picture_says_what_it_is(page: Any):
@@ -360,9 +393,14 @@ def test_notes_and_noise_are_told(page: Any):
     banner = panel(page, overview, "transnext_micro").locator(".untrained")
     assert banner.inner_text() == "Untrained: what follows is noise."
     assert page.locator(".untrained").count() == 1
+    tags = page.locator("article:has(.tag)")
+    assert {tag.get_attribute("aria-label") for tag in tags.all()} == {
+        "transnext_micro, stage 1",
+        "transnext_micro, stage 2",
+    }
     assert "no mixers" in panel(page, overview, "plain_network").inner_text()
     assert "Nothing to be read here." in panel(page, STAGE_1, "plain_network").inner_text()
-    assert "224 × 280" in panel(page, overview, "focalnet_tiny_srf").inner_text()
+    assert "224\u00a0×\u00a0280" in panel(page, overview, "focalnet_tiny_srf").inner_text()
     assert "The picture was cropped" in page.locator(".notice").inner_text()
 
 

@@ -14,7 +14,7 @@ from foveal.errors import FovealError
 from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.report.server import ExplanationServer, serve
 from tests.tools import explanations as made
-from tests.tools.pages import READY, STAGE_1, decoded, label, panel, pixels, visited
+from tests.tools.pages import READ, READY, STAGE_1, decoded, label, panel, pixels, visited
 
 ASKED = {
     "image": 0,
@@ -181,6 +181,7 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         page.wait_for_selector(READY)
         attention = panel(page, STAGE_1, "transnext_micro")
         canvas = attention.locator("figure > canvas")
+        canvas.scroll_into_view_if_needed()
         attention.get_by_text("Exactly this query").wait_for()
         before = pixels(canvas)
         box = canvas.bounding_box()
@@ -188,6 +189,9 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         attention.get_by_text("row 14, column 1 of 14 × 18").wait_for()
         assert pixels(canvas) != before
         assert "Exactly this query, from the server." in label(canvas)
+        # The window's outline is closed where the map ends.
+        edge = canvas.evaluate(f"(canvas) => Array.from(({READ})(canvas, [0, 0.89, 1, 1]))")
+        assert min(edge[:3]) > 240
         # In steps of the map's own cells.
         canvas.focus()
         page.keyboard.press("ArrowUp")
@@ -196,10 +200,27 @@ def test_a_click_asks_for_exactly_that_query_until_the_server_has_gone(browser: 
         assert page.complaints == []
         server.shutdown()
         server.server_close()
-        canvas.click(position={"x": 0.5 * box["width"], "y": 0.5 * box["height"]})
+        canvas.click(position={"x": 0.55 * box["width"], "y": 0.55 * box["height"]})
         page.wait_for_selector("#message:not([hidden])")
         assert "does not answer any more" in page.locator("#message").inner_text()
         assert "Query at row 8, column 11 of 14 × 18" in label(canvas)
+        asked_before = len(page.asked)
+        canvas.click(position={"x": 5, "y": 5})
+        assert "Query at row 2, column 2 of 14 × 18" in label(canvas)
+        page.wait_for_timeout(400)
+        assert len(page.asked) == asked_before
+
+
+def test_only_what_is_seen_is_asked_for(browser: Any, server: ExplanationServer):
+    with visited(browser, server.url, viewport={"width": 1300, "height": 300}) as page:
+        page.wait_for_selector(READY)
+        # Longer than the page waits before it asks.
+        page.wait_for_timeout(400)
+        assert not [url for url in page.asked if "query?" in url]
+        attention = panel(page, STAGE_1, "transnext_micro")
+        attention.locator("figure > canvas").scroll_into_view_if_needed()
+        attention.get_by_text("Exactly this query").wait_for()
+        assert all("stages.0" in url for url in page.asked if "query?" in url)
 
 
 def test_a_refusal_is_told_and_the_stored_query_shown(browser: Any):
@@ -209,8 +230,9 @@ def test_a_refusal_is_told_and_the_stored_query_shown(browser: Any):
     with running(refuse) as server, visited(browser, server.url) as page:
         page.wait_for_selector(READY)
         attention = panel(page, STAGE_1, "transnext_micro")
-        attention.get_by_text("the server: Not today.").wait_for()
         canvas = attention.locator("figure > canvas")
+        canvas.scroll_into_view_if_needed()
+        attention.get_by_text("the server: Not today.").wait_for()
         assert "Query at row 8, column 11 of 14 × 18" in label(canvas)
         # Chromium's own word for the status, nothing else.
         assert all("status of 400" in complaint for complaint in page.complaints)

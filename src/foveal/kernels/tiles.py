@@ -83,8 +83,8 @@ def _gather(x: Tensor, axes: tuple[Axis, Axis], side: int, queries: bool) -> Ten
     number = torch.arange(count * side**2, device=x.device)
     place, head, tile = number % side**2, number // side**2 % heads, number // (side**2 * heads)
     down, across = (axis.query if queries else axis.key for axis in axes)
-    row = down(tile // axes[1].tiles, place // side)
-    column = across(tile % axes[1].tiles, place % side)
+    above, beside = divided(tile, axes[1].tiles)
+    row, column = down(above, place // side), across(beside, place % side)
     index = (row * w + column) * heads + head
     batch = torch.arange(b, device=x.device)[:, None] * (h * w * heads)
     tokens = F.embedding(batch + index, reshape(x, b * h * w * heads, d))
@@ -99,8 +99,17 @@ def _pairs(
     key, query = number % keys, number // keys % queries
     head, tile = number // (keys * queries) % heads, number // (keys * queries * heads)
     return Pair(
-        (tile // columns, tile % columns),
+        divided(tile, columns),
         head,
         (query // sides[0], query % sides[0]),
         (key // sides[1], key % sides[1]),
     )
+
+
+def divided(number: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder by a number that is a symbol while exporting.
+
+    ONNX's exporter knows no remainder of a tensor and a symbol.
+    """
+    quotient = number // divisor
+    return quotient, number - quotient * divisor

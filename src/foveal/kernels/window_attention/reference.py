@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.kernels.tables import table
-from foveal.kernels.tiles import Axis, Pair, tiled_attention
+from foveal.kernels.tiles import Axis, Pair, divided, tiled_attention
 
 
 @table
@@ -93,10 +93,10 @@ def _axis(size: int, window: int, shift: int) -> Axis:
     tiles = (size + window - 1) // window
 
     def position(tile: Tensor, i: Tensor) -> Tensor:
-        return (tile * window + i + shift) % (tiles * window)
+        return divided(tile * window + i + shift, tiles * window)[1]
 
     def find(at: Tensor) -> tuple[Tensor, Tensor]:
-        rolled = (at - shift) % (tiles * window)
+        rolled = divided(at - shift, tiles * window)[1]
         return rolled // window, rolled % window
 
     return Axis(tiles, position, position, find)

@@ -39,7 +39,8 @@ def model_packet(model: ModelExplanation) -> bytes:
         for block in model.blocks
     ]
     activation = None if model.activation is None else _view(model.activation, numbers)
-    return _packet({"blocks": blocks, "activation": activation}, numbers)
+    views = [_view(view, numbers) for view in model.views]
+    return _packet({"blocks": blocks, "activation": activation, "views": views}, numbers)
 
 
 def query_packet(attention: QueryAttention) -> bytes:
@@ -100,7 +101,8 @@ def _view(view: View, numbers: _Numbers) -> dict[str, Any]:
         case MapView():
             low, high = _scale(view)
             values = numbers.add(view.values, low, high)
-            return {"type": "map", **head, "signed": view.signed, "values": values}
+            flags = {"signed": view.signed, "overImage": view.over_image}
+            return {"type": "map", **head, **flags, "values": values}
         case QueryView():
             queries = [[_query(query, numbers) for query in row] for row in view.queries]
             return {"type": "query", **head, "queries": queries}

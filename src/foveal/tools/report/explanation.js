@@ -27,8 +27,11 @@ function say(text) {
 
 function queryInWords() {
   const { y, x } = state.settings;
-  return `${Math.round(100 * y)} % from the top, ${Math.round(100 * x)} % from the left`;
+  return `${Math.round(100 * y)} % down, ${Math.round(100 * x)} % across`;
 }
+
+// Pictures in the overview stand two beside each other.
+const SMALL_SIDE = 280;
 
 // ------------------------------------------------------------------ loading
 
@@ -97,6 +100,7 @@ function moveTo(y, x) {
 }
 
 function clicked(event) {
+  if (event.currentTarget.classList.contains("apart")) return;
   const box = event.currentTarget.getBoundingClientRect();
   moveTo((event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width);
 }
@@ -106,6 +110,7 @@ const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowR
 /** One cell further, to its middle; the other direction stays where it is. */
 function pressed(event, [rows, columns]) {
   const step = ARROWS[event.key];
+  if (event.currentTarget.classList.contains("apart")) return;
   if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   const { y, x } = state.settings;
@@ -115,64 +120,18 @@ function pressed(event, [rows, columns]) {
 }
 
 /** A canvas of a picture: click and arrow keys move the query. */
-function queryCanvas(picture, steps) {
+function queryCanvas(picture, steps, side) {
   const canvas = element("canvas", {
     role: "img", tabindex: "0", click: clicked, keydown: (event) => pressed(event, steps()) });
-  fit(canvas, picture);
+  fit(canvas, picture, side);
   return canvas;
-}
-
-/** The query nearest to the chosen place that the page has; from a live server, that very one. */
-function attentionOf(panel, block, view) {
-  const { y, x } = state.settings;
-  const rows = view.queries.length;
-  const attention = view.queries[part(y, rows)][part(x, view.queries[0].length)];
-  const nearest = { attention, numbers: panel.model.numbers, note: "" };
-  if (!state.live) return nearest;
-  const asked = new URLSearchParams({
-    image: state.image, model: panel.model.index, path: block.path, title: view.title,
-    y: y.toFixed(5), x: x.toFixed(5) }).toString();
-  const answer = state.exact.get(asked);
-  if (!answer) ask(panel, asked);
-  if (answer?.attention) return answer;
-  const waiting = "Nearest stored query; asking for this one.";
-  return { ...nearest, note: answer ? answer.refusal : waiting };
-}
-
-/** Ask the server once the query has come to rest; not again for what is being asked already. */
-function ask(panel, asked) {
-  if (panel.asked === asked) return;
-  panel.asked = asked;
-  clearTimeout(panel.timer);
-  panel.timer = setTimeout(() => fetchExact(panel, asked), 120);
-}
-
-async function fetchExact(panel, asked) {
-  panel.asking?.abort();
-  panel.asking = new AbortController();
-  if (state.exact.size > 500) state.exact.clear();
-  try {
-    const reply = await fetch(`query?${asked}`, { signal: panel.asking.signal });
-    state.exact.set(asked, await answerOf(reply));
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    state.live = false;
-    say("The server does not answer any more: the nearest of the stored queries is shown.");
-  }
-  plan();
-}
-
-async function answerOf(reply) {
-  if (!reply.ok) return { refusal: `Nearest stored query; the server: ${await reply.text()}` };
-  const { header, numbers } = await opened(await reply.arrayBuffer());
-  return { attention: header.query, numbers, note: "Exactly this query, from the server." };
 }
 
 // ------------------------------------------------------------------ panels
 
 /** A panel for some blocks of a model, with a slider over them. */
 function buildPanel(model, name, key, blocks) {
-  const panel = { model, name, blocks, choice: choiceOf(key, blocks), steps: [20, 20] };
+  const panel = { model, name, blocks, choice: choiceOf(key, blocks), steps: [20, 20], kept: {} };
   const choose = (change) => () => {
     Object.assign(panel.choice, change());
     plan();
@@ -186,31 +145,44 @@ function buildPanel(model, name, key, blocks) {
   panel.canvas = queryCanvas(model.picture, () => panel.steps);
   panel.chart = element("div", { class: "chart" });
   panel.block = element("p", { class: "block" });
-  panel.shown = element("figcaption");
+  panel.shown = element("p", { class: "shown" });
   panel.legend = element("div", { class: "legends" });
   panel.words = element("p", { class: "words" });
   panel.about = element("p", { class: "about" });
-  panel.choosers = element("div", { class: "choosers" }, panel.view.wrapper, panel.label.wrapper);
-  panel.figure = element("figure", {}, panel.shown, panel.canvas, panel.chart, panel.legend);
+  panel.choosers = element("div", { class: "choosers" },
+    panel.shown, panel.view.wrapper, panel.label.wrapper);
+  panel.figure = element("figure", {}, panel.canvas, panel.chart, panel.legend);
   state.panels.push(panel);
   return panel;
 }
 
+/** The model's name; wherever its readings are seen, whether they are noise. */
+function heading(model) {
+  const tag = model.isTrained ? [] : [" ", element("span", { class: "tag" }, "untrained")];
+  return element("h4", {}, model.model, ...tag);
+}
+
 function framed(panel) {
   const { model, name } = panel;
+  // A sheet of paper need not begin with the stage's name.
+  const where = element("p", { class: "for-print" }, capital(name));
   return element("article", { class: "panel", "aria-label": `${model.model}, ${name}` },
-    element("div", {}, element("h4", {}, model.model), panel.block, panel.slider),
+    element("div", {}, heading(model), where, panel.block, panel.slider),
     panel.choosers, panel.figure,
     element("div", { class: "texts" }, panel.words, panel.about));
 }
 
 function showControls(panel, { block, view, labels, label }) {
   panel.block.textContent = panel.title ?? blockInWords(block, panel.blocks);
+  panel.block.hidden = !panel.block.textContent;
   panel.slider.value = panel.blocks.indexOf(block);
   panel.slider.setAttribute("aria-valuetext", panel.block.textContent);
   offer(panel.view, block.views.map((other) => other.title), view.title);
   offer(panel.label, labels, labels[label]);
-  panel.shown.textContent = labels.length > 1 ? `${view.title}: ${labels[label]}` : view.title;
+  panel.shown.classList.toggle("for-print", block.views.length > 1);
+  // The view has to be named where there is nothing to choose; on paper, all that was chosen.
+  const chosen = labels.length > 1 ? element("span", {}, `: ${labels[label]}`) : "";
+  panel.shown.replaceChildren(view.title, chosen);
   panel.about.textContent = view.about;
 }
 
@@ -221,12 +193,15 @@ function drawPanel(panel) {
   showControls(panel, chosen);
   const isChart = view.type === "curve";
   panel.canvas.hidden = isChart;
+  // What is not of the image has no place for a query.
+  panel.canvas.classList.toggle("apart", view.overImage === false);
   panel.chart.hidden = !isChart;
   const drawn = DRAWINGS[view.type](panel, view, label, block);
   panel.words.textContent = `${capital(drawn.words)}.${drawn.note ? ` ${drawn.note}` : ""}`;
   panel.legend.replaceChildren(...drawn.legends);
-  const name = `${panel.model.model}, ${panel.name}, ${panel.block.textContent}`;
-  const what = `${view.title}${labels.length ? `, ${labels[label]}` : ""}`;
+  const parts = [panel.model.model, panel.name, panel.block.textContent];
+  const name = parts.filter((text) => text).join(", ");
+  const what = `${view.title}${labels[label] ? `, ${labels[label]}` : ""}`;
   const image = isChart ? panel.chart.querySelector("svg") : panel.canvas;
   image.setAttribute("aria-label", `${name}: ${what}. ${panel.words.textContent}`);
 }
@@ -240,8 +215,10 @@ const DRAWINGS = {
     const map = slice(panel.model.numbers, view.values, label);
     const palette = view.signed ? "diverging" : "sequential";
     panel.steps = map.shape;
-    const words = drawMap(panel.canvas.getContext("2d"), panel.model.grey, map,
-      state.palettes[palette], state.settings);
+    const [context, colours] = [panel.canvas.getContext("2d"), state.palettes[palette]];
+    const words = view.overImage
+      ? drawMap(context, panel.kept, panel.model.grey, map, colours, state.settings)
+      : drawApart(context, panel.kept, map, colours);
     const name = view.labels.length > 1 && view.values.low.length === 1 ? "one scale for all" : "";
     return { words, legends: [scaleLegend({ palette, ...map, signed: view.signed, name })] };
   },
@@ -249,16 +226,17 @@ const DRAWINGS = {
     const reading = attentionOf(panel, block, view);
     const stored = [view.queries.length, view.queries[0].length];
     panel.steps = state.live ? reading.attention.size : stored;
-    const { words, legends } = drawAttention(panel.canvas.getContext("2d"), panel.model.grey,
-      reading, label, state.palettes, state.settings);
-    return { words, note: reading.note, legends: legends.map((legend) => legend.circles
-      ? circleLegend(panel.canvas) : scaleLegend({ ...legend, share: true })) };
+    const { words, legends } = drawAttention(panel.canvas.getContext("2d"), panel.kept,
+      panel.model.grey, reading, label, state.palettes, state.settings);
+    return { words, note: reading.note, legends: legends.map((legend) => legend.points
+      ? circleLegend(legend.points, panel.canvas) : scaleLegend({ ...legend, share: true })) };
   },
   point(panel, view, label) {
     const values = (array) => slice(panel.model.numbers, array, label).values;
+    const mass = values(view.mass);
     const words = drawDisplacements(panel.canvas.getContext("2d"), panel.model.grey, {
-      references: values(view.references), points: values(view.points), mass: values(view.mass) });
-    return { words, legends: [circleLegend(panel.canvas)] };
+      references: values(view.references), points: values(view.points), mass });
+    return { words, legends: [circleLegend(mass.length, panel.canvas)] };
   },
   curve(panel, view, label) {
     const chosen = view.labels.length > 1 ? label - 1 : 0;
@@ -285,20 +263,20 @@ function scaleLegend({ palette, low, high, signed, share, name }) {
     element("span", {}, write(high)));
 }
 
-/** Circles of some shares, as large as those on the canvas. */
-function circleLegend(canvas) {
-  const shares = [0.01, 0.05, 0.2];
-  const height = 2 * radiusOf(shares.at(-1), canvas) + 6;
+/** Circles of some shares, as large as those of `count` points on the canvas. */
+function circleLegend(count, canvas) {
+  const shares = [1, 4, 16].map((times) => Math.min(1, +(times / count).toPrecision(1)));
+  const radii = shares.map((share) => radiusOf(share, count, canvas));
+  const height = 2 * radii.at(-1) + 6;
   const legend = svg("svg", {
     viewBox: `0 0 ${canvas.width} ${height}`, role: "img", class: "circles",
-    "aria-label": "areas of circles of 1, 5 and 20 per cent of the attention" });
+    "aria-label": `areas of the circles of ${shares.map(percent).join(", ")} of the attention` });
   let x = 4;
-  for (const share of shares) {
-    const radius = radiusOf(share, canvas);
-    const text = svg("text", { x: x + 2 * radius + 6, y: height / 2 + 6 }, percent(share));
+  radii.forEach((radius, i) => {
+    const text = svg("text", { x: x + 2 * radius + 6, y: height / 2 + 6 }, percent(shares[i]));
     legend.append(svg("circle", { cx: x + radius, cy: height / 2, r: radius }), text);
-    x += 2 * radius + 78;
-  }
+    x += 2 * radius + 84;
+  });
   return legend;
 }
 
@@ -306,9 +284,10 @@ function circleLegend(canvas) {
 
 function buildCard(model) {
   const [height, width] = model.inputSize;
+  const source = model.isTrained ? capital(model.source) : "Random weights";
   return element("article", { class: "panel card", "aria-label": model.model },
     element("div", {}, element("h4", {}, model.model), element("p", { class: "about" },
-      `${capital(model.source)}; input of ${height} × ${width} pixels.`)),
+      `${source}; input of ${height}\u00a0×\u00a0${width} pixels.`)),
     element("div", {}, ...bannersOf(model)),
     element("div", { class: "pair" }, buildPicture(model), ...activationOf(model)),
     buildScores(model));
@@ -321,14 +300,14 @@ function bannersOf(model) {
 }
 
 function buildPicture(model) {
-  const canvas = queryCanvas(model.picture, () => [20, 20]);
+  const canvas = queryCanvas(model.picture, () => [20, 20], SMALL_SIDE);
   state.panels.push({ picture: model, canvas });
-  return element("figure", {}, canvas, element("figcaption", {}, "what the model saw"));
+  return element("figure", {}, canvas, element("figcaption", {}, "input"));
 }
 
 function drawPicture({ picture: model, canvas }) {
   const context = canvas.getContext("2d");
-  context.drawImage(model.picture, 0, 0, canvas.width, canvas.height);
+  drawUnder(context, model.picture);
   drawCross(context, state.settings.y, state.settings.x);
   canvas.setAttribute("aria-label", `What ${model.model} saw; the query is ${queryInWords()}.`);
 }
@@ -339,7 +318,11 @@ function activationOf(model) {
   const block = { path: "", stage: -1, block: 0, kind: "", views: [model.activation] };
   const panel = buildPanel(model, "overview", `${model.index} activation`, [block]);
   panel.title = "class activation map";
-  return [element("div", {}, panel.figure, panel.choosers, panel.words)];
+  fit(panel.canvas, model.picture, SMALL_SIDE);
+  const { title, labels } = model.activation;
+  const caption = labels[0] ? `${title}: ${labels[0]}` : title;
+  panel.figure.append(element("figcaption", {}, caption));
+  return [panel.figure];
 }
 
 function buildScores(model) {
@@ -366,9 +349,26 @@ function buildStage(stage, models) {
   return buildRow(capital(name), models.map((model) => {
     const blocks = model.blocks.filter((block) => block.stage === stage && block.views.length);
     if (blocks.length) return framed(buildPanel(model, name, `${model.index} ${stage}`, blocks));
-    return element("article", { class: "panel empty", "aria-label": `${model.model}, ${name}` },
-      element("h4", {}, model.model), element("p", { class: "about" }, "Nothing to be read here."));
+    return nothing(model, name);
   }));
+}
+
+/** What there is of whole networks: a row of panels without sliders, or none. */
+function buildWhole(models) {
+  const name = "the whole network";
+  if (!models.some((model) => model.views.length)) return [];
+  return [buildRow(capital(name), models.map((model) => {
+    if (model.views.length === 0) return nothing(model, name);
+    const block = { path: "", stage: -1, block: 0, kind: "", views: model.views };
+    const panel = buildPanel(model, name, `${model.index} whole`, [block]);
+    panel.title = "";
+    return framed(panel);
+  }))];
+}
+
+function nothing(model, name) {
+  return element("article", { class: "panel empty", "aria-label": `${model.model}, ${name}` },
+    element("h4", {}, model.model), element("p", { class: "about" }, "Nothing to be read here."));
 }
 
 async function showImage(index) {
@@ -380,12 +380,14 @@ async function showImage(index) {
   if (state.image !== index) return;
   state.panels = [];
   const stages = new Set(models.flatMap((model) => model.blocks.map((block) => block.stage)));
-  const rows = [buildRow("Overview", models.map(buildCard)),
+  const rows = [buildRow("Overview", models.map(buildCard)), ...buildWhole(models),
     ...[...stages].sort((a, b) => a - b).map((stage) => buildStage(stage, models))];
   const columns = element("div", {
     class: models.length === 1 ? "models single" : "models", tabindex: "0", role: "region",
     "aria-label": "models side by side" }, ...rows);
   columns.style.setProperty("--models", models.length);
+  // On paper, more than these would be too narrow to be seen.
+  columns.style.setProperty("--on-paper", Math.min(models.length, 3));
   place.replaceChildren(element("h2", {}, image.name),
     ...image.notices.map((notice) => element("p", { class: "notice" }, notice)), columns);
   drawAll();
@@ -442,7 +444,7 @@ async function start() {
   }
   state.content = JSON.parse(embedded("content"));
   state.palettes = palettesFrom(state.content.palettes);
-  state.live = state.content.live && location.protocol.startsWith("http");
+  if (state.content.live && location.protocol.startsWith("http")) goLive();
   root.append(buildImageChooser(), buildControls(), element("div", { id: "image" }));
   await showImage(0);
   root.setAttribute("aria-busy", "false");

@@ -17,7 +17,13 @@ from foveal.tools.report import page as html
 from foveal.tools.report.colours import diverging, second_sequential, sequential
 from foveal.tools.report.encoding import STEPS, model_packet, text_of
 
-_SCRIPTS = ("explanation_data.js", "explanation_drawing.js", "explanation_curves.js")
+_SCRIPTS = (
+    "explanation_data.js",
+    "explanation_drawing.js",
+    "explanation_curves.js",
+    "explanation_live.js",
+    "explanation.js",
+)
 
 _GUIDE = (
     "Models stand side by side, stages below each other. A panel shows one block of its stage: "
@@ -25,7 +31,7 @@ _GUIDE = (
     "Click on any picture to ask what that place attends to: the cross moves in all models. Arrow "
     "keys move it, too, once a picture has the focus.",
     "Every panel has its own scale, with numbers. The window around a query is outlined and has "
-    "colours of its own; a circle's area is a share of the attention, the same in all panels.",
+    "colours of its own; a circle's area is a share of the attention.",
 )
 
 
@@ -48,7 +54,7 @@ def write_explanation_page(
 def explanation_page(explanation: Explanation, *, live: bool = False) -> str:
     """The page as text; the same explanation is the same text."""
     title = _title(explanation)
-    script = "\n".join(_asset(name) for name in (*_SCRIPTS, "explanation.js"))
+    script = "\n".join(_asset(name) for name in _SCRIPTS)
     return html.page(
         f"Foveal: {title}",
         _header(title),

@@ -2,8 +2,9 @@
 
 const CHART = { width: 448, height: 336, left: 78, top: 14, bottom: 58 };
 const DASHES = ["none", "7 4", "2 3", "9 3 2 3", "14 4", "4 2"];
-// More names than this beside the lines would lie over each other.
+// More names than this beside the lines would lie over each other, longer ones leave no room.
 const NAMED_LINES = 6;
+const LONGEST_NAME = 15;
 
 /** An element of SVG with attributes and text. */
 function svg(name, attributes, text) {
@@ -32,11 +33,36 @@ function limits(values) {
   return high > low ? [low, high] : [low - 0.5, high + 0.5];
 }
 
+/** Whether the names stand beside the lines; else the legend alone has them. */
+function hasNames(view) {
+  const lengths = view.labels.map((label) => label.length);
+  return lengths.length <= NAMED_LINES && Math.max(...lengths) <= LONGEST_NAME;
+}
+
 /** Where the lines end: room for their names is left beside them. */
 function rightOf(view) {
-  if (view.labels.length > NAMED_LINES) return CHART.width - 16;
-  const longest = Math.max(...view.labels.map((label) => label.length));
-  return CHART.width - clamp(9 * longest + 14, 16, 170);
+  const longest = hasNames(view) ? Math.max(...view.labels.map((label) => label.length)) : 0;
+  return CHART.width - 16 - 11 * longest;
+}
+
+/** The power of ten that an axis is told in, where its numbers would be long; else 0. */
+function powerOf(values) {
+  const most = Math.max(...values.map(Math.abs));
+  return most > 0 && (most < 0.01 || most >= 1e5) ? Math.floor(Math.log10(most)) : 0;
+}
+
+function axisName(name, power) {
+  const digits = String(power).replace("-", "⁻");
+  const raised = digits.replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+  return power === 0 ? name : `${name} (× 10${raised})`;
+}
+
+/** The ticks' numbers, in as many decimals as tell them apart. */
+function tickNames(values, power) {
+  const scaled = values.map((value) => value / 10 ** power);
+  const step = Math.min(...scaled.slice(1).map((value, i) => value - scaled[i]));
+  const decimals = clamp(-Math.floor(Math.log10(step) + 1e-9), 0, 6);
+  return scaled.map((value) => value.toFixed(decimals).replace("-", "−"));
 }
 
 /** From values to places on the chart. */
@@ -58,26 +84,28 @@ function scales(view) {
 function drawAxes(chart, view, scale) {
   const bottom = CHART.height - CHART.bottom;
   const { right } = scale;
-  for (const value of scale.ys) {
+  const [xPower, yPower] = [powerOf(scale.xs), powerOf(scale.ys)];
+  const [xNames, yNames] = [tickNames(scale.xs, xPower), tickNames(scale.ys, yPower)];
+  scale.ys.forEach((value, i) => {
     const y = scale.y(value);
     chart.append(
       svg("line", { class: "rule", x1: CHART.left, x2: right, y1: y, y2: y }),
-      svg("text", { x: CHART.left - 6, y: y + 5, "text-anchor": "end" }, short(value)));
-  }
-  for (const value of scale.xs) {
+      svg("text", { x: CHART.left - 6, y: y + 5, "text-anchor": "end" }, yNames[i]));
+  });
+  scale.xs.forEach((value, i) => {
     const x = scale.x(value);
     chart.append(
       svg("line", { class: "axis", x1: x, x2: x, y1: bottom, y2: bottom + 4 }),
-      svg("text", { x, y: bottom + 21, "text-anchor": "middle" }, short(value)));
-  }
+      svg("text", { x, y: bottom + 23, "text-anchor": "middle" }, xNames[i]));
+  });
   const middle = (CHART.top + bottom) / 2;
   chart.append(
     svg("line", { class: "axis", x1: CHART.left, x2: right, y1: bottom, y2: bottom }),
     svg("text", { x: (CHART.left + right) / 2, y: CHART.height - 10, "text-anchor": "middle" },
-      view.xLabel),
+      axisName(view.xLabel, xPower)),
     svg("text",
       { x: 16, y: middle, "text-anchor": "middle", transform: `rotate(-90 16 ${middle})` },
-      view.yLabel));
+      axisName(view.yLabel, yPower)));
 }
 
 /** The path of a curve, with a gap where it has no value. */
@@ -111,7 +139,7 @@ function nameLines(chart, view, scale, shown) {
     return { index, x: scale.x(view.x[Math.max(last, 0)]), y: scale.y(curve[last] ?? 0) };
   }).sort((a, b) => a.y - b.y);
   names.forEach((name, i) => {
-    if (i > 0) name.y = Math.max(name.y, names[i - 1].y + 18);
+    if (i > 0) name.y = Math.max(name.y, names[i - 1].y + 20);
   });
   const over = names.length ? names[names.length - 1].y - (CHART.height - CHART.bottom) : 0;
   for (const { index, x, y } of names) {
@@ -127,7 +155,7 @@ function chartOf(view, chosen) {
   drawAxes(chart, view, scale);
   const order = [...view.y.keys()].sort((a, b) => (a === chosen) - (b === chosen));
   order.forEach((index) => chart.append(lineOf(pathOf(view, view.y[index], scale), index, chosen)));
-  if (order.length <= NAMED_LINES) nameLines(chart, view, scale, order);
+  if (hasNames(view)) nameLines(chart, view, scale, order);
   return chart;
 }
 

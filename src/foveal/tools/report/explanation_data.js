@@ -24,7 +24,7 @@ function ends(array, index) {
   return { low: array.low[at], high: array.high[at] };
 }
 
-/** The values at one index of an array's first axis, with that part's shape and ends. */
+/** The values at one index of an array's first axis, their shape, ends, and where they are from. */
 function slice(numbers, array, index) {
   const shape = array.shape.slice(1);
   const count = shape.reduce((product, side) => product * side, 1);
@@ -37,7 +37,7 @@ function slice(numbers, array, index) {
     const code = array.bytes === 1 ? numbers[place] : numbers[place] + 256 * numbers[place + 1];
     values[i] = code > last ? NaN : low + (code / last) * (high - low);
   }
-  return { values, shape, low, high };
+  return { values, shape, low, high, source: array, index };
 }
 
 /** Index of the greatest value. */
@@ -74,14 +74,14 @@ function within(value, low, high) {
 /** A share in per cent, with more digits where it is small. */
 function percent(share) {
   const value = 100 * share;
-  if (value === 0) return "0 %";
-  if (value < 0.01) return "under 0.01 %";
-  return `${value >= 9.95 ? value.toFixed(0) : value.toPrecision(2)} %`;
+  if (value === 0) return "0\u00a0%";
+  if (value < 0.01) return "under 0.01\u00a0%";
+  return `${value >= 9.95 ? value.toFixed(0) : +value.toPrecision(2)}\u00a0%`;
 }
 
 /** "row 3, column 5 of 14 × 14", counted from 1. */
 function placeInWords([row, column], [rows, columns]) {
-  return `row ${row + 1}, column ${column + 1} of ${rows} × ${columns}`;
+  return `row ${row + 1}, column ${column + 1} of ${rows}\u00a0×\u00a0${columns}`;
 }
 
 /** "block 3 of 6, focal modulation" */

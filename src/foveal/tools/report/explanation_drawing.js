@@ -2,8 +2,9 @@
 // Every function that draws a reading returns what it drew in words.
 
 const LONG_SIDE = 448;
-// A circle for all of the attention covers this share of the canvas.
-const WHOLE_CIRCLE = 0.05;
+// A circle of an even share covers this part of the canvas, and all circles at most that.
+const EVEN_CIRCLE = 0.0025;
+const ALL_CIRCLES = 0.15;
 const LINE = "#ffffff";
 const CASING = "rgba(0, 0, 0, 0.75)";
 
@@ -23,8 +24,8 @@ function cssColour(palette, step) {
 }
 
 /** Give a canvas the shape of a picture. */
-function fit(canvas, picture) {
-  const scale = LONG_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight);
+function fit(canvas, picture, side = LONG_SIDE) {
+  const scale = side / Math.max(picture.naturalWidth, picture.naturalHeight);
   canvas.width = Math.max(1, Math.round(picture.naturalWidth * scale));
   canvas.height = Math.max(1, Math.round(picture.naturalHeight * scale));
 }
@@ -45,7 +46,7 @@ function greyOf(picture) {
   return canvas;
 }
 
-/** Bilinear between the middles of cells; where a neighbour is no number, the nearest cell. */
+/** Bilinear between the middles of cells; none where a neighbour is none. */
 function between(map, y, x) {
   const [rows, columns] = map.shape;
   const top = clamp(Math.floor(y - 0.5), 0, rows - 1);
@@ -57,34 +58,20 @@ function between(map, y, x) {
   const at = (row, column) => map.values[row * columns + column];
   const above = at(top, left) * (1 - along) + at(top, right) * along;
   const below = at(bottom, left) * (1 - along) + at(bottom, right) * along;
-  const value = above * (1 - down) + below * down;
-  return Number.isNaN(value) ? cellValue(map, y, x) : value;
+  return above * (1 - down) + below * down;
 }
 
-function cellValue(map, y, x) {
-  const [rows, columns] = map.shape;
-  const row = clamp(Math.floor(y), 0, rows - 1);
-  return map.values[row * columns + clamp(Math.floor(x), 0, columns - 1)];
-}
-
-/**
- * A map as a canvas of the same size as another one.
- * `covered` are the rows and columns of the map that lie on the picture: fractions where pooled
- * cells reach beyond it.
- */
-function coloured(map, palette, like, covered, smooth) {
+/** A canvas with as many pixels as asked for, `value(row, column)` giving each its colour. */
+function painted(width, height, palette, { low, high }, value) {
   const canvas = document.createElement("canvas");
-  canvas.width = like.width;
-  canvas.height = like.height;
+  canvas.width = width;
+  canvas.height = height;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(canvas.width, canvas.height);
-  const sample = smooth ? between : cellValue;
+  const image = context.createImageData(width, height);
   let place = 0;
-  for (let row = 0; row < canvas.height; row++) {
-    const y = ((row + 0.5) / canvas.height) * covered[0];
-    for (let column = 0; column < canvas.width; column++, place += 4) {
-      const value = sample(map, y, ((column + 0.5) / canvas.width) * covered[1]);
-      const step = stepOf(value, map.low, map.high);
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++, place += 4) {
+      const step = stepOf(value(row, column), low, high);
       if (step < 0) continue;
       image.data[place] = palette[3 * step];
       image.data[place + 1] = palette[3 * step + 1];
@@ -96,15 +83,48 @@ function coloured(map, palette, like, covered, smooth) {
   return canvas;
 }
 
-function overlay(context, layer, opacity) {
+/** Values between the cells get their own colours; every other pixel is as fine as is seen. */
+function smoothLayer(map, palette, like, covered) {
+  const [width, height] = [Math.ceil(like.width / 2), Math.ceil(like.height / 2)];
+  const canvas = painted(width, height, palette, map, (row, column) => between(
+    map, ((row + 0.5) / height) * covered[0], ((column + 0.5) / width) * covered[1]));
+  return { canvas, width: like.width, height: like.height, smooth: true };
+}
+
+/** One pixel a cell, to be enlarged; cells may reach beyond the picture. */
+function blockyLayer(map, palette, like, covered) {
+  const [rows, columns] = map.shape;
+  const canvas = painted(columns, rows, palette, map, (row, column) =>
+    map.values[row * columns + column]);
+  const [width, height] = [(like.width * columns) / covered[1], (like.height * rows) / covered[0]];
+  return { canvas, width, height, smooth: false };
+}
+
+/**
+ * A map in colours, for canvases of the size of `like`, kept until another one is asked for.
+ * `covered` are the rows and columns of the map that lie on the picture: fractions where pooled
+ * cells reach beyond it.
+ */
+function layerOf(kept, map, palette, like, covered, smooth) {
+  const { source } = map;
+  if (kept.source !== source || kept.index !== map.index || kept.smooth !== smooth) {
+    const make = smooth ? smoothLayer : blockyLayer;
+    Object.assign(kept, { source, index: map.index, smooth });
+    kept.layer = make(map, palette, like, covered);
+  }
+  return kept.layer;
+}
+
+function overlay(context, { canvas, width, height, smooth }, opacity) {
   context.globalAlpha = opacity;
-  context.drawImage(layer, 0, 0);
+  context.imageSmoothingEnabled = smooth;
+  context.drawImage(canvas, 0, 0, width, height);
   context.globalAlpha = 1;
 }
 
 /** Draw a path twice, light over dark, so that it is seen on any ground. */
-function cased(context, width, path) {
-  for (const [colour, extra] of [[CASING, 2], [LINE, 0]]) {
+function cased(context, width, path, casing = 2) {
+  for (const [colour, extra] of [[CASING, casing], [LINE, 0]]) {
     context.beginPath();
     path();
     context.lineWidth = width + extra;
@@ -138,15 +158,36 @@ function drawQuery(context, attention) {
     (beside / 2) * Math.max(tall, wide));
 }
 
+function drawUnder(context, picture) {
+  context.drawImage(picture, 0, 0, context.canvas.width, context.canvas.height);
+}
+
 /** A map over the picture, and the value at the query's place. */
-function drawMap(context, grey, map, palette, settings) {
-  context.drawImage(grey, 0, 0);
-  const layer = coloured(map, palette, context.canvas, map.shape, settings.smooth);
+function drawMap(context, kept, grey, map, palette, settings) {
+  drawUnder(context, grey);
+  const layer = layerOf(kept, map, palette, context.canvas, map.shape, settings.smooth);
   overlay(context, layer, settings.opacity);
   drawCross(context, settings.y, settings.x);
   const place = [part(settings.y, map.shape[0]), part(settings.x, map.shape[1])];
   const value = map.values[place[0] * map.shape[1] + place[1]];
   return `${within(value, map.low, map.high)} at ${placeInWords(place, map.shape)}`;
+}
+
+/** A map that is not of places in the image: alone, in its own shape, every cell as it is. */
+function drawApart(context, kept, map, palette) {
+  const { canvas } = context;
+  const [rows, columns] = map.shape;
+  const side = Math.min(canvas.width / columns, canvas.height / rows);
+  const shape = { width: columns * side, height: rows * side };
+  const layer = layerOf(kept, map, palette, shape, map.shape, false);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.save();
+  context.translate((canvas.width - shape.width) / 2, (canvas.height - shape.height) / 2);
+  overlay(context, layer, 1);
+  context.restore();
+  const best = greatest(map.values);
+  const place = placeInWords([Math.floor(best / columns), best % columns], map.shape);
+  return `greatest ${within(map.values[best], map.low, map.high)} at ${place}`;
 }
 
 /** Cells of the map around the query, outlined, in colours of their own. */
@@ -177,14 +218,16 @@ function drawWindow(context, near, attention, palette, opacity) {
     context.rect(left * wide, top * tall, (right + 1 - left) * wide, (bottom + 1 - top) * tall));
 }
 
-function radiusOf(mass, canvas) {
-  return Math.sqrt((mass * WHOLE_CIRCLE * canvas.width * canvas.height) / Math.PI);
+/** Radius of the circle of a share, where there are `count` points. */
+function radiusOf(share, count, canvas) {
+  const whole = Math.min(EVEN_CIRCLE * count, ALL_CIRCLES);
+  return Math.sqrt((share * whole * canvas.width * canvas.height) / Math.PI);
 }
 
-function drawCircle(context, y, x, mass) {
+function drawCircle(context, y, x, radius) {
   const { canvas } = context;
   context.beginPath();
-  context.arc(x * canvas.width, y * canvas.height, radiusOf(mass, canvas), 0, 2 * Math.PI);
+  context.arc(x * canvas.width, y * canvas.height, radius, 0, 2 * Math.PI);
   context.fillStyle = "rgba(255, 196, 61, 0.75)";
   context.fill();
   context.lineWidth = 1;
@@ -199,41 +242,41 @@ function drawPoints(context, places, mass) {
   for (const i of order) {
     const [y, x] = [places[2 * i], places[2 * i + 1]];
     if (y < 0 || x < 0 || y >= 1 || x >= 1) off += mass[i];
-    if (mass[i] > 0) drawCircle(context, y, x, mass[i]);
+    if (mass[i] > 0) drawCircle(context, y, x, radiusOf(mass[i], mass.length, context.canvas));
   }
   return off;
 }
 
-/** "largest circle: 12 % at 40 % from the top, 63 % from the left" and what lies outside. */
+/** "strongest of 49 points 12 % (40 % down, 63 % across)", what lies outside. */
 function pointsInWords(places, mass, off) {
   const best = greatest(mass);
   const where = (value) => `${Math.round(100 * value)} %`;
-  const down = `${where(places[2 * best])} from the top`;
-  const place = `${down}, ${where(places[2 * best + 1])} from the left`;
+  const place = `${where(places[2 * best])} down, ${where(places[2 * best + 1])} across`;
   const outside = off > 0 ? `; ${percent(off)} off the image` : "";
-  return `the strongest of ${mass.length} points has ${percent(mass[best])}, at ${place}${outside}`;
+  return `strongest of ${mass.length} points ${percent(mass[best])} (${place})${outside}`;
 }
 
 /** All that one query attends to: pooled cells, window, points. */
-function drawAttention(context, grey, reading, index, palettes, settings) {
+function drawAttention(context, kept, grey, reading, index, palettes, settings) {
   const { attention, numbers } = reading;
   const words = [];
   const legends = [];
-  context.drawImage(grey, 0, 0);
+  drawUnder(context, grey);
   if (attention.grid) {
     const pooled = slice(numbers, attention.grid, index);
     const covered = [0, 1].map((i) => attention.size[i] / attention.cell[i]);
-    const layer = coloured(pooled, palettes.sequential, context.canvas, covered, settings.smooth);
+    const layer = layerOf(
+      kept, pooled, palettes.sequential, context.canvas, covered, settings.smooth);
     overlay(context, layer, settings.opacity);
     const whole = attention.cell.every((reach) => reach === 1);
-    const name = whole ? "cells" : "pooled cells";
-    legends.push({ palette: "sequential", name, ...pooled });
+    const [name, one] = whole ? ["cells", "cell"] : ["pooled cells", "pooled cell"];
+    legends.push({ palette: "sequential", name, one, ...pooled });
     words.push(`${whole ? "all cells" : "pooled"} ${percent(attention.grid.sums[index])}`);
   }
   if (attention.window) {
     const near = slice(numbers, attention.window, index);
     drawWindow(context, near, attention, palettes.second, settings.opacity);
-    legends.push({ palette: "second", name: "window", ...near });
+    legends.push({ palette: "second", name: "window", one: "in the window", ...near });
     words.unshift(`window ${percent(attention.window.sums[index])}`);
   }
   const parts = words.length > 1 ? [`${words.join(", ")} of the attention`] : [];
@@ -242,7 +285,7 @@ function drawAttention(context, grey, reading, index, palettes, settings) {
     const places = slice(numbers, attention.points, index).values;
     const mass = slice(numbers, attention.mass, index).values;
     parts.push(pointsInWords(places, mass, drawPoints(context, places, mass)));
-    legends.push({ circles: true });
+    legends.push({ points: mass.length });
   }
   drawQuery(context, attention);
   const place = placeInWords(attention.query, attention.size);
@@ -251,19 +294,17 @@ function drawAttention(context, grey, reading, index, palettes, settings) {
 
 /** The cell of each part that has most. */
 function strongest(legends) {
-  return legends.map(({ name, values, shape }) => {
+  return legends.map(({ one, values, shape }) => {
     const best = greatest(values);
     const place = placeInWords([Math.floor(best / shape[1]), best % shape[1]], shape);
-    return `the strongest of the ${name} has ${percent(values[best])}, at ${place}`;
+    return `strongest ${one} ${percent(values[best])} (${place})`;
   });
 }
 
 /** Where points started, arrows to where they went, circles of what they weigh. */
 function drawDisplacements(context, grey, { references, points, mass }) {
   const { width, height } = context.canvas;
-  context.globalAlpha = 0.75;
-  context.drawImage(grey, 0, 0);
-  context.globalAlpha = 1;
+  drawUnder(context, grey);
   const off = drawPoints(context, points, mass);
   for (let i = 0; i < mass.length; i++) {
     const from = [references[2 * i + 1] * width, references[2 * i] * height];
@@ -277,13 +318,14 @@ function drawArrow(context, [x, y], [toX, toY]) {
   const length = Math.hypot(toX - x, toY - y);
   const [dx, dy] = length > 0 ? [(toX - x) / length, (toY - y) / length] : [0, 0];
   const head = Math.min(6, length / 2);
-  cased(context, 1.2, () => {
+  const path = () => {
     context.moveTo(x, y);
     context.lineTo(toX, toY);
     context.moveTo(toX - head * (dx + 0.6 * dy), toY - head * (dy - 0.6 * dx));
     context.lineTo(toX, toY);
     context.lineTo(toX - head * (dx - 0.6 * dy), toY - head * (dy + 0.6 * dx));
-  });
+  };
+  cased(context, 1, path, 1.4);
   context.beginPath();
   context.arc(x, y, 1.8, 0, 2 * Math.PI);
   context.fillStyle = LINE;

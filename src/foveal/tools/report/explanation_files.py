@@ -66,7 +66,7 @@ def write_arrays(explained: Explained, folder: Path, on_done: OnDone) -> list[Pa
     for index, (recording, name) in enumerate(zip(recordings, names, strict=True), start=1):
         if recording:
             with atomic_path(folder / f"{name}.npz") as path:
-                np.savez_compressed(path, **arrays_of(recording))
+                np.savez_compressed(path, **arrays_of(recording))  # pyright: ignore[reportArgumentType]
             written.append(folder / f"{name}.npz")
         on_done(index, len(names))
     return written

@@ -1,21 +1,20 @@
 """How strongly EfficientMod's context modulates each position of an image."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from foveal.models.efficientmod import EfficientModulation
+from foveal.tools.explain.modulations import EfficientModulationReading
+from foveal.tools.explain.record import record
 from foveal.tools.report.colours import colour
 
 
 def modulation_maps(
     model: nn.Module, images: Float[Tensor, "b c h w"]
 ) -> dict[str, Float[Tensor, "b h w"]]:
-    """The mean absolute context of the last modulation block of every stage.
+    """The root mean square of the context in the last modulation block of every stage.
 
     Args:
         model: an EfficientMod.
@@ -24,26 +23,13 @@ def modulation_maps(
     Returns:
         By stage, "stage 1" being the finest: maps at the stage's own resolution, from 0 up.
     """
-    mixers: dict[str, EfficientModulation] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, EfficientModulation):
-            mixers[f"stage {int(path.split('.')[1]) + 1}"] = module
+    with record(model) as recording, torch.inference_mode():
+        model(images)
     maps: dict[str, Tensor] = {}
-
-    def keep(stage: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, EfficientModulation)
-            maps[stage] = module.readings(inputs[0])["context"].float().abs().mean(1).cpu()
-
-        return hook
-
-    hooks = [mixer.register_forward_pre_hook(keep(stage)) for stage, mixer in mixers.items()]
-    try:
-        with torch.inference_mode():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for path, reading in recording.items():
+        if isinstance(reading, EfficientModulationReading):
+            stage = f"stage {int(path.split('.')[1]) + 1}"
+            maps[stage] = torch.from_numpy(reading.context_magnitude)
     return maps
 
 

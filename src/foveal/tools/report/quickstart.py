@@ -150,8 +150,8 @@ def _modulation(quickstart: Quickstart, inputs: Float[Tensor, "n c h w"]) -> str
     )
     explanation = (
         "EfficientMod multiplies the features of every position by a context gathered around it. "
-        "The colour is the mean absolute context over the channels, in the last modulation block "
-        "of each stage, from the least to the greatest of that map."
+        "The colour is the root mean square of the context over the channels, in the last "
+        "modulation block of each stage, from the least to the greatest of that map."
     )
     legend = html.legend(gradient(), "weakest of the map", "strongest")
     return html.section("Modulation", html.paragraph(explanation), legend, table)

@@ -1,0 +1,31 @@
+"""The network as a graph of standard operators, for all sizes at once."""
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from foveal.errors import FovealError
+from foveal.tools.export.subject import SMALLEST_DYNAMIC, Subject
+
+
+def program_of(subject: Subject) -> ExportedProgram:
+    """What every format is made of.
+
+    Raises:
+        FovealError: PyTorch cannot trace the network for any size.
+    """
+    options = subject.options
+    shapes = None
+    if options.dynamic:
+        height, width = (Dim(name, min=SMALLEST_DYNAMIC) for name in ("height", "width"))
+        shapes = ({0: Dim("batch"), 2: height, 3: width},)
+    try:
+        with torch.no_grad():
+            return torch.export.export(subject.module, (subject.example,), dynamic_shapes=shapes)
+    except Exception as error:
+        if not options.dynamic:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FovealError(
+            f"{subject.metadata['model']} cannot be exported for images of any size: {reason}; "
+            "--fixed exports it for one."
+        ) from error

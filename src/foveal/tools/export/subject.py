@@ -1,0 +1,150 @@
+"""What is exported: a network, what it puts out, and for which inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from foveal import __version__
+from foveal.errors import FovealError, OptionError
+from foveal.tools.trained import TrainedModel
+
+HEADS = ("classification", "pyramid")
+
+# Of PyTorch's exporter: below, a last map of one cell is a case of its own for a convolution.
+SMALLEST_DYNAMIC = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What the file is to do.
+
+    Attributes:
+        head: "classification" for logits, or "pyramid" for the last map of every stage.
+        image_size: height and width of the image that is traced.
+        batch_size: images that are traced.
+        dynamic: take any number of images from 64 × 64 pixels up; False for those sizes alone.
+        preprocessing: take intensities in [0, 1] and normalise them inside; False for an input
+            that is normalised already.
+    """
+
+    head: Literal["classification", "pyramid"] = "classification"
+    image_size: tuple[int, int] = (224, 224)
+    batch_size: int = 2
+    dynamic: bool = True
+    preprocessing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise OptionError(f"head is one of {', '.join(HEADS)}, got {self.head!r}.")
+        least = SMALLEST_DYNAMIC if self.dynamic else 32
+        if min(self.image_size) < least:
+            raise OptionError(
+                f"An export{' of any size' if self.dynamic else ''} takes images from {least} "
+                f"pixels a side up, got {self.image_size[0]} × {self.image_size[1]}; choose a "
+                f"larger image size{', or --fixed for one alone' if self.dynamic else ''}."
+            )
+        if self.batch_size < (2 if self.dynamic else 1):
+            # PyTorch's exporter takes a size of one for a constant.
+            raise OptionError(
+                f"An export of any batch size traces 2 or more, got {self.batch_size}."
+            )
+
+
+class _Normalized(nn.Module):
+    """`model((image − mean) / std)`, or `model(image)`, and its outputs as a tuple."""
+
+    def __init__(self, trained: TrainedModel, options: ExportOptions):
+        super().__init__()
+        self.model = trained.model
+        self.is_pyramid = options.head == "pyramid"
+        self.normalizes = options.preprocessing
+        like = next(trained.model.parameters())
+        for name in ("mean", "std"):
+            values = getattr(trained.card.preprocessing, name)
+            constant = torch.tensor(values, dtype=like.dtype, device=like.device)
+            self.register_buffer(name, constant[:, None, None], persistent=False)
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> tuple[Tensor, ...]:
+        if self.normalizes:
+            image = (image - self.mean) / self.std
+        if self.is_pyramid:
+            forward: Any = self.model.forward_intermediates
+            return tuple(forward(image, intermediates_only=True))
+        return (self.model(image),)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network to be exported.
+
+    Attributes:
+        module: image (b c h w) to a tuple of outputs, in eval mode.
+        outputs: their names.
+        options: what the file is to do.
+        metadata: what travels in the file, as text by name.
+    """
+
+    module: nn.Module
+    outputs: tuple[str, ...]
+    options: ExportOptions
+    metadata: Mapping[str, str] = field(repr=False)
+
+    @property
+    def example(self) -> Float[Tensor, "b c h w"]:
+        """An image of the size that is traced."""
+        return self.image(self.options.batch_size, *self.options.image_size)
+
+    def image(self, batch: int, height: int, width: int) -> Float[Tensor, "b c h w"]:
+        """A random image, the same at each call, on the network's device."""
+        channels = len(self.metadata["mean"].split(","))
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(batch, channels, height, width, generator=generator)
+        like = next(self.module.parameters())
+        scaled = drawn if self.options.preprocessing else (drawn - 0.5) * 4
+        return scaled.to(like)
+
+
+def subject_of(trained: TrainedModel, options: ExportOptions) -> Subject:
+    """A trained model as something to be exported.
+
+    Raises:
+        FovealError: it has no classifier, or no maps, to put out.
+    """
+    model, card = trained.model.eval(), trained.card
+    if options.head == "classification":
+        if not card.classes:
+            raise FovealError(
+                f"{card.model} has no classifier to export; --head pyramid exports its maps."
+            )
+        outputs: tuple[str, ...] = ("logits",)
+    else:
+        if not hasattr(model, "forward_intermediates"):
+            raise FovealError(f"{card.model} has no pyramid of maps; leave --head out.")
+        info: Any = getattr(model, "feature_info", [])
+        outputs = tuple(f"stage_{i}" for i in range(1, len(info) + 1))
+    return Subject(
+        _Normalized(trained, options).eval(), outputs, options, _metadata(trained, options)
+    )
+
+
+def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
+    card, preprocessing = trained.card, trained.card.preprocessing
+    return {
+        "model": card.model,
+        "weights": trained.source,
+        "head": options.head,
+        "classes": "\n".join(card.classes),
+        "image_size": ",".join(str(side) for side in options.image_size),
+        "sizes": f"any from {SMALLEST_DYNAMIC}" if options.dynamic else "this alone",
+        "input": "intensities in [0, 1]" if options.preprocessing else "normalised",
+        "mean": ",".join(str(value) for value in preprocessing.mean),
+        "std": ",".join(str(value) for value in preprocessing.std),
+        "crop_pct": str(preprocessing.crop_pct),
+        "interpolation": preprocessing.interpolation,
+        "foveal": __version__,
+        "torch": str(torch.__version__),
+    }
