@@ -87,7 +87,12 @@ def create_app(trained: TrainedModel, limits: Limits = DEFAULTS) -> FastAPI:
     """
     service = Service(trained, limits)
     # Its pages of documentation come from elsewhere on the net.
-    app = FastAPI(title="Foveal", lifespan=service.running, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=f"Foveal: {trained.card.model}",
+        lifespan=service.running,
+        docs_url=None,
+        redoc_url=None,
+    )
 
     @app.post("/predict")
     async def predict(

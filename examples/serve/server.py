@@ -6,6 +6,7 @@ import socket
 import sys
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -38,8 +39,8 @@ class DeadlineProtocol(H11Protocol):
         self._forget()
 
     def _watch(self) -> None:
-        # h11's name for a connection between two requests, or within the head of one.
-        if str(self.conn.their_state) != "IDLE" or self.transport.is_closing():
+        # Idle is a connection between two requests, or within the head of one.
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._forget()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(

@@ -5,6 +5,7 @@ python -m examples.serve.triton_repository --output models [--checkpoint DIR] [-
 
 import re
 import sys
+import tempfile
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from torch.export import Dim
 
 from foveal.errors import FovealError
-from foveal.files import atomic_path, write_text
+from foveal.files import require_writable, write_text
 from foveal.tools.box import load_boxed
+from foveal.tools.export.formats import FORMATS
+from foveal.tools.export.subject import ExportOptions, subject_of
 from foveal.tools.trained import ModelCard, TrainedModel, load_trained
 
 INPUT, OUTPUT, LABELS, VERSION = "image", "logits", "labels.txt", "1"
@@ -45,33 +48,28 @@ def write_repository(
     model = Path(folder) / name
     if model.exists():
         raise FovealError(f"{model} is there already; delete it, or give another --name.")
-    write_onnx(trained, model / VERSION / "model.onnx")
-    write_text(model / LABELS, "".join(f"{label}\n" for label in card.classes))
-    # Triton takes up a model once its configuration is there.
-    write_text(model / "config.pbtxt", config(card, name, max_batch))
+    require_writable(model / "config.pbtxt")
+    model.parent.mkdir(parents=True, exist_ok=True)
+    # Triton may be watching: it sees all of the model or nothing.
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=model.parent) as hidden:
+        made = Path(hidden) / name
+        (made / VERSION).mkdir(parents=True)
+        write_onnx(trained, made / VERSION / "model.onnx")
+        write_text(made / LABELS, "".join(f"{label}\n" for label in card.classes))
+        write_text(made / "config.pbtxt", config(card, name, max_batch))
+        made.rename(model)
     return model
 
 
 def write_onnx(trained: TrainedModel, path: Path) -> None:
-    """The network from normalised images (batch, channels, side, side) to logits."""
-    preprocessing = trained.card.preprocessing
-    side = preprocessing.image_size
-    images = torch.zeros(2, preprocessing.in_chans, side, side)
-    program = torch.export.export(
-        trained.model.cpu().eval(), (images,), dynamic_shapes=({0: Dim("batch")},)
-    )
-    with atomic_path(path) as temporary:
-        torch.onnx.export(
-            program,
-            (images,),
-            temporary,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamo=True,
-            opset_version=18,
-            external_data=False,
-            verbose=False,
+    """The network from any number of normalised images, of its size, to logits."""
+    side = trained.card.preprocessing.image_size
+    subject = subject_of(trained, ExportOptions(image_size=(side, side), dynamic=False))
+    with torch.no_grad():
+        program = torch.export.export(
+            subject.module, (subject.example,), dynamic_shapes=({0: Dim("batch")},)
         )
+    FORMATS["onnx"].write(program, subject, path)
 
 
 def config(card: ModelCard, name: str, max_batch: int) -> str:

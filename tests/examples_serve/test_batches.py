@@ -15,8 +15,10 @@ import pytest
 import torch
 from examples.serve.__main__ import main
 from examples.serve.batching import MicroBatcher
+from examples.serve.limits import Limits
 
 from foveal.data.images import EncodedImage
+from foveal.tools.box import BOX
 from foveal.tools.predict import predict_sources
 from tests.examples_serve.servers import (
     JPEG,
@@ -188,3 +190,17 @@ def test_a_server_that_cannot_start(
     assert main(flags) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("serve: ") and sentence in errors and errors.count("\n") == 1
+
+
+def test_the_flags_choose_checkpoint_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: dict[str, Any] = {}
+
+    def run(app: Any, limits: Any, **options: Any) -> None:
+        served.update(title=app.title, limits=limits, **options)
+
+    monkeypatch.setattr("examples.serve.__main__.run", run)
+    flags = [f"--checkpoint={BOX}", "--max-batch=3", "--max-wait=0.5", "--host=::1", "--port=0"]
+    assert main(flags) == 0
+    assert served["title"] == "Foveal: efficientmod_xxs"
+    assert (served["host"], served["port"]) == ("::1", 0)
+    assert served["limits"] == Limits(max_batch=3, max_wait=0.5)
