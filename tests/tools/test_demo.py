@@ -18,6 +18,9 @@ from foveal.tools.demo import explained_picture, running_demo, serve_demo
 from foveal.tools.explain.run import ExplainSettings
 from tests.tools.pages import READY, visited
 
+# Of the environment, while a demo is served.
+CHANGED = ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy")
+
 QUICK = ExplainSettings(top=3, queries=2)
 
 
@@ -108,12 +111,15 @@ def test_nothing_that_was_uploaded_stays_or_goes_elsewhere(
     connect, hosts = socket.socket.connect, set()
 
     def noted(self: socket.socket, where: Any) -> None:
-        hosts.add(where[0])
+        hosts.add(where[:2])
         connect(self, where)
 
     monkeypatch.setattr(socket.socket, "connect", noted)
+    # The discard port: who asks a proxy gets no answer.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     pytest.importorskip("gradio", reason="needs Gradio")
-    before = os.environ.get("GRADIO_TEMP_DIR")
+    before = [os.environ.get(name) for name in CHANGED]
     with running_demo([load_boxed()], QUICK) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
@@ -123,5 +129,6 @@ def test_nothing_that_was_uploaded_stays_or_goes_elsewhere(
         with urllib.request.urlopen(request, timeout=20) as answer:
             (path,) = json.loads(answer.read())
         assert Path(path).is_relative_to(folder) and Path(path).exists()
-    assert hosts == {"127.0.0.1"}
-    assert not folder.exists() and os.environ.get("GRADIO_TEMP_DIR") == before
+    assert hosts == {("127.0.0.1", int(address.rstrip("/").rpartition(":")[2]))}
+    assert not folder.exists()
+    assert [os.environ.get(name) for name in CHANGED] == before

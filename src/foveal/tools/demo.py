@@ -63,9 +63,7 @@ def running_demo(
     gradio = _gradio()
     number = _usable_port(port)
     # What is uploaded goes when the server does.
-    with tempfile.TemporaryDirectory(prefix="foveal-demo-") as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with tempfile.TemporaryDirectory(prefix="foveal-demo-") as folder, _environment(folder):
         demo = _page(gradio, models, settings)
         try:
             _, address, _ = demo.launch(
@@ -88,9 +86,22 @@ def running_demo(
             yield address
         finally:
             demo.close(verbose=False)
-            os.environ.pop("GRADIO_TEMP_DIR")
-            if before is not None:
-                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    """Gradio keeps uploads in the folder, and asks no proxy when it looks whether it answers."""
+    before = dict(os.environ)
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (before.get(name), _ADDRESS)))
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    try:
+        yield
+    finally:
+        for name in ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR"):
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def explained_picture(
