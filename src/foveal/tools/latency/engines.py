@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import BackendError, MissingExtraError, OptionError, closest
+from foveal.tools.export.formats import save_onnx
 from foveal.tools.inference import prepare_for_inference
 from foveal.tools.latency.parity import TOLERANCES
 from foveal.tools.latency.protocol import Call, Contestant, milliseconds_of
 
 CPU = torch.device("cpu")
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
-_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -239,14 +239,13 @@ def onnx_file(model: nn.Module, image_size: int, batch: int, path: Path) -> None
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    for package in ("onnx", "onnxscript"):
-        _require(package, "export")
     channels = getattr(model, "in_chans", 3)
     images = torch.zeros(batch, channels, image_size, image_size)
-    # The exporter tells of its progress on standard output, which belongs to the table.
-    with torch.no_grad(), redirect_stdout(StringIO()):
+    with torch.no_grad():
         program = torch.export.export(model, (images,))
-        torch.onnx.export(program, f=path, dynamo=True, opset_version=_OPSET, verbose=False)
+    # The exporter tells of its progress on standard output, which belongs to the table.
+    with redirect_stdout(StringIO()):
+        save_onnx(program, path)
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:
