@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from math import ceil
 from typing import Literal, get_args
 
@@ -80,7 +80,7 @@ class Faithfulness:
     def beats_chance(self) -> Bool[np.ndarray, "b"]:
         """For each image, whether both areas are better than those of every random map.
 
-        A map that is itself one of chance is by insertion with a probability of 1 / (m + 2).
+        Of maps drawn as the random ones are, at most 1 in m + 2 is.
         """
         inserts = self.insertion_area > self._area(self.random_insertion).max(1)
         return inserts & (self.deletion_area < self._area(self.random_deletion).min(1))
@@ -228,8 +228,11 @@ def _mixtures(
     batch_size: int,
 ) -> Iterator[Float[Tensor, "n c h w"]]:
     """Batches in which, for each order, one end turns into the other, and then back."""
-    every = product(orders, (ends, ends[::-1]), counts.tolist())
-    while batch := list(islice(every, batch_size)):
-        yield torch.stack(
-            [torch.where(ranks < count, then, first) for ranks, (first, then), count in batch]
-        )
+    mixtures = (
+        torch.where(ranks < count, then, first)
+        for ranks in orders
+        for first, then in (ends, ends[::-1])
+        for count in counts.tolist()
+    )
+    while batch := list(islice(mixtures, batch_size)):
+        yield torch.stack(batch)

@@ -7,7 +7,6 @@ from jaxtyping import Float
 
 from foveal.errors import OptionError
 
-
 # Energy beside the mean's below this share is the rounding of a transform in double precision.
 _ROUNDING = 1e-28
 
