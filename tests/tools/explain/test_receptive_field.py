@@ -222,8 +222,8 @@ def test_a_single_token_is_a_map_only_of_an_image_of_a_single_patch(
 
 
 def test_pits_class_token_is_no_map():
-    options = {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 2, 4)}
-    model = timm.create_model("pit_ti_224", **options).eval()
+    depth, heads = (1, 1, 1), (1, 2, 4)
+    model = timm.create_model("pit_ti_224", base_dims=(8, 8, 8), depth=depth, heads=heads).eval()
     with pytest.raises(FovealError, match=r"single token, shape \(1, 1, 32\), as a class token is"):
         last_map(model, torch.randn(1, 3, 224, 224))
     told = try_receptive_field(model, torch.randn(1, 3, 224, 224))

@@ -130,7 +130,7 @@ def insertion_deletion(
     chance = np.random.default_rng(seed)
     # How many pixels are changed after each step.
     counts = np.linspace(0, height * width, steps + 1).round().astype(np.int64)
-    curves: list[Float[np.ndarray, "orders 2 s"]] = []
+    curves: list[np.ndarray] = []
     with undisturbed(model), torch.no_grad():
         images = placed_as(model, images)
         num_classes = class_logits(model, images[:1]).shape[1]
@@ -142,14 +142,8 @@ def insertion_deletion(
             mixtures = _mixtures(ends, [o.to(image.device) for o in orders], counts, batch_size)
             flat = _probabilities(model, mixtures, int(target))
             curves.append(flat.reshape(len(orders), 2, len(counts)))
-    # Of each order the insertion, then the deletion.
     table = np.stack(curves)
-    drawn_curves = table[:, 1:]
-    # What the opposite map inserts first is what the map deletes last.
-    opposite = drawn_curves[:, :, ::-1, ::-1]
-    pairs = np.stack([drawn_curves, opposite], 2).reshape(
-        len(images), num_random_maps, 2, len(counts)
-    )
+    pairs = _with_opposites(table[:, 1:])
     return Faithfulness(
         fractions=counts / (height * width),
         insertion=table[:, 0, 0],
@@ -159,6 +153,17 @@ def insertion_deletion(
         targets=classes,
         baseline=baseline,
     )
+
+
+def _with_opposites(
+    curves: Float[np.ndarray, "b orders 2 s"],
+) -> Float[np.ndarray, "b orders_and_opposites 2 s"]:
+    """After each order's insertion and deletion those of the reverse order, which follow from them.
+
+    What the reverse order inserts first is what the order deletes last.
+    """
+    reverse = curves[:, :, ::-1, ::-1]
+    return np.stack([curves, reverse], 2).reshape(len(curves), -1, *curves.shape[2:])
 
 
 def _probabilities(
