@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from foveal.errors import FovealError, MissingExtraError
 from foveal.tools.explain.class_activation import METHODS, class_activation_map
+from foveal.tools.explain.evidence import try_activation
 from tests.models.families import SHALLOW, shallow
 
 pytest.importorskip("pytorch_grad_cam")
@@ -50,7 +51,11 @@ def red(number: int = 2) -> Tensor:
 
 def enlarged(maps: Tensor) -> np.ndarray:
     """Maps cut off at 0, stretched to [0, 1] and enlarged to 64 × 64, as in the papers."""
-    large = interpolate(maps.relu()[:, None], (64, 64), mode="bilinear")[:, 0].detach()
+    return enlarged_to(maps, 64)
+
+
+def enlarged_to(maps: Tensor, side: int) -> np.ndarray:
+    large = interpolate(maps.relu()[:, None], (side, side), mode="bilinear")[:, 0].detach()
     large = large - large.amin((1, 2), keepdim=True)
     return (large / large.amax((1, 2), keepdim=True)).numpy()
 
@@ -146,6 +151,13 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         {"depth": 1, "embed_dim": 24, "num_heads": 2},
         "blocks.0",
     ),
+    # Their class token comes after these blocks, or goes through a stage of them.
+    "cait_xxs24_224": ({"depth": 2, "embed_dim": 24, "num_heads": 2}, "blocks.1"),
+    "xcit_nano_12_p16_224": ({"depth": 2, "embed_dim": 32, "num_heads": 2}, "blocks.1"),
+    "pit_ti_224": (
+        {"base_dims": (8, 8, 8), "depth": (1, 1, 2), "heads": (1, 2, 4)},
+        "transformers.2.blocks.1.norm1",
+    ),
     "resnet18": ({"block_args": {}, "layers": (1, 1, 1, 1)}, "layer4"),
 }
 
@@ -158,6 +170,23 @@ def test_networks_of_timm_have_a_map(name: str):
     result = class_activation_map(model, torch.randn(2, 3, 224, 224), targets=torch.tensor([4, 0]))
     assert result.layer == layer and result.maps.shape == (2, 224, 224)
     assert not result.is_empty.all() and result.targets.tolist() == [4, 0]
+
+
+def test_blocks_without_the_class_token_are_taken_for_all_the_patches_they_give():
+    options, _ = OTHERS["cait_xxs24_224"]
+    torch.manual_seed(0)
+    model: Any = timm.create_model("cait_xxs24_224", num_classes=5, **options).eval()
+    images = torch.randn(1, 3, 224, 224)
+    kept: list[Tensor] = []
+    model.blocks[1].register_forward_hook(lambda *given: kept.append(given[2]))
+    (gradient,) = torch.autograd.grad(model(images)[0, 2], kept[0])
+    maps = (gradient.mean(1, keepdim=True) * kept[0]).sum(2).detach().view(1, 14, 14)
+    for layer in (None, "blocks.1"):
+        result = class_activation_map(model, images, targets=2, layer=layer)
+        assert result.map_size == (14, 14)
+        np.testing.assert_allclose(result.maps, enlarged_to(maps, 224), atol=1e-3)
+    named = class_activation_map(model, images, targets=2, layer="blocks.1.norm1")
+    assert named.layer == "blocks.1.norm1" and named.map_size == (14, 14)
 
 
 def test_swins_map_is_that_of_its_channels_and_not_of_its_rows():
@@ -237,7 +266,7 @@ def test_compiled_networks_and_outputs_as_those_of_transformers_are_understood()
         ({"layer": "lock"}, "Did you mean 'look'"),
         ({"layer": nn.Identity()}, "no part of RegionClassifier"),
         ({"layer": "head"}, "a map of features is"),
-        ({"layer": None}, "give layer"),
+        ({"layer": None}, "class_activation_map takes one as layer"),
     ],
 )
 def test_wrong_questions_are_answered_in_a_sentence(options: dict[str, Any], says: str):
@@ -269,6 +298,46 @@ def test_layers_that_the_class_does_not_depend_on_are_refused():
     for runs in (0, 2):
         with pytest.raises(FovealError, match=f"runs {runs} times"):
             class_activation_map(Aside(runs), red(), layer="aside")
+
+
+def test_advice_names_the_function_that_takes_a_layer():
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    class Two(RegionClassifier):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair()
+            self.feature_info = [{"module": "pair", "num_chs": 3, "reduction": 8}]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.pair(x)[0])
+
+    told = try_activation(Two(), red(1), "gradcam")
+    assert isinstance(told, str) and told.startswith("No class activation: Layer 'pair' gives no")
+    assert "class_activation_map takes another as layer" in told and "choose" not in told
+
+
+class Pooled(RegionClassifier):
+    """Says which layer is its last."""
+
+    def __init__(self, last: str, sign: float = 1.0):
+        super().__init__()
+        self.feature_info = [{"module": last, "num_chs": 3, "reduction": 8}]
+        self.head.weight.data *= sign
+        self.head.weight.data[0] = -1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.look(self.patches(x).mean((2, 3), keepdim=True)).flatten(1))
+
+
+def test_a_map_of_one_cell_is_called_that_and_no_verdict():
+    told = try_activation(Pooled("look"), red(1), "gradcam")
+    assert told == "No class activation: the last map is 1 × 1, so all places are alike."
+    # The same network at the layer before has places, and evidence against the likeliest class.
+    against = try_activation(Pooled("patches", -1.0), red(1), "gradcam")
+    assert isinstance(against, str) and "finds nothing that speaks for" in against
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):

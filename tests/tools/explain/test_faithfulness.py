@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import FovealError
-from foveal.tools.explain.class_activation import class_activation_map
+from foveal.tools.explain.class_activation import ClassActivation, class_activation_map
+from foveal.tools.explain.evidence import faithfulness_view
 from foveal.tools.explain.faithfulness import Baseline, Faithfulness, insertion_deletion
 from tests.models.families import shallow
 
@@ -77,8 +78,8 @@ def test_curves_run_between_the_image_and_the_baseline_and_mirror_each_other(bas
     whole = model(images).softmax(1)[0, 1].item()
     assert result.insertion[0, -1] == result.deletion[0, 0] == pytest.approx(whole, abs=1e-6)
     assert result.insertion[0, 0] == result.deletion[0, -1] < whole
-    assert result.random_insertion[0, 0] == result.insertion[0, 0]
-    assert result.random_deletion[0, 0] == result.deletion[0, 0]
+    np.testing.assert_allclose(result.random_insertion[0, :, 0], result.insertion[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(result.random_deletion[0, :, 0], result.deletion[0, 0], rtol=1e-6)
     # To delete what matters most is to insert what matters least, read backwards.
     turned = insertion_deletion(model, images, -maps, 1, steps=STEPS, baseline=baseline)
     np.testing.assert_array_equal(turned.deletion, result.insertion[:, ::-1])
@@ -94,8 +95,8 @@ def test_each_step_changes_its_share_of_pixels_in_the_order_of_the_map():
     seen: list[Tensor] = []
     maps = np.arange(SIZE * SIZE, dtype=np.float64).reshape(1, SIZE, SIZE)
     insertion_deletion(Sums(), torch.ones(1, 3, SIZE, SIZE), maps, 0, steps=5, baseline="zero")
-    # One pass told the number of classes; then insertion, deletion and the map of chance.
-    insertion, deletion, *_ = seen[1:]
+    # One pass told the number of classes; then insertion, deletion and the random maps.
+    insertion, deletion, *_ = torch.cat(seen[1:]).split(6)
     for k, (put_in, left) in enumerate(zip(insertion, deletion, strict=True)):
         count = round(k * SIZE * SIZE / 5)
         expected = torch.zeros(SIZE * SIZE)
@@ -136,13 +137,71 @@ def test_an_empty_map_is_as_good_as_a_random_order_of_pixels_and_the_seed_decide
     assert 0.3 < first.insertion_area[0] < 0.7
 
 
+def chance_maps(number: int) -> np.ndarray:
+    """Maps as smooth as the random ones, drawn elsewhere."""
+    cells = torch.rand(number, 1, 7, 7, generator=torch.Generator().manual_seed(3))
+    return nn.functional.interpolate(cells, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
+
+
+def test_random_maps_seldom_beat_chance_and_the_right_one_always_does():
+    """At most 1 of m + 2 random maps is better than m others; 200 of them stray by 2 points."""
+    passed = judge(chance_maps(200), steps=8).beats_chance.mean()
+    assert passed < 0.1 + 3 * 0.021
+    right = [judge(corner_first(), seed=seed).beats_chance[0] for seed in range(10)]
+    assert all(right)
+
+
+def test_mean_and_spread_are_those_of_random_maps_and_as_many_as_asked():
+    maps = chance_maps(40)
+    many = insertion_deletion(
+        BrightCorner(2.0), bright(), maps[:1], 1, steps=8, baseline="zero", num_random_maps=60
+    )
+    assert many.random_insertion.shape == many.random_deletion.shape == (1, 60, 9)
+    alike = insertion_deletion(
+        BrightCorner(2.0), bright(40), maps, 1, steps=8, baseline="zero", num_random_maps=2
+    )
+    # Of 40 areas the mean strays by a sixth of the spread, the spread by a ninth of itself.
+    spread = alike.insertion_area.std(ddof=1)
+    assert many.random_insertion_area[0] == pytest.approx(
+        alike.insertion_area.mean(), abs=spread / 2
+    )
+    assert many.random_insertion_spread[0] == pytest.approx(spread, rel=0.4)
+    assert many.random_deletion_area[0] == pytest.approx(alike.deletion_area.mean(), abs=spread / 2)
+    assert many.random_deletion_spread[0] == pytest.approx(spread, rel=0.4)
+
+
+def test_the_opposite_of_a_random_map_has_its_curves_from_behind():
+    result = judge(corner_first(), num_random_maps=4)
+    np.testing.assert_array_equal(
+        result.random_insertion[:, 1::2], result.random_deletion[:, ::2, ::-1]
+    )
+    np.testing.assert_array_equal(
+        result.random_deletion[:, 1::2], result.random_insertion[:, ::2, ::-1]
+    )
+    assert (result.random_insertion[:, 0] != result.random_insertion[:, 2]).any()
+
+
+@pytest.mark.parametrize(("turned", "verdict"), [(False, "is better"), (True, "is not better")])
+def test_the_view_names_smooth_random_maps_their_number_and_spread(turned: bool, verdict: str):
+    maps = corner_first()[:, ::-1, ::-1] if turned else corner_first()
+    activation = ClassActivation(maps, np.array([1]), "gradcam", "look", (4, 4))
+    view = faithfulness_view(BrightCorner(), bright(), activation)
+    curves = insertion_deletion(BrightCorner(), bright(), maps, 1, steps=16)
+    assert "8 smooth random maps" in view.about and f"The map {verdict} than every" in view.about
+    area, spread = curves.random_insertion_area[0], curves.random_insertion_spread[0]
+    assert view.labels[2] == f"insertion, random maps, area {area:.2f} ± {spread:.2f}"
+    assert view.labels[0] == f"insertion, area {curves.insertion_area[0]:.2f}"
+    np.testing.assert_allclose(view.y[3], curves.random_deletion[0].mean(0))
+
+
 def test_batches_hold_no_more_images_than_asked_and_change_nothing():
     maps = np.random.default_rng(0).random((2, SIZE, SIZE))
     model, images = BrightCorner(), bright(2)
     whole = insertion_deletion(model, images, maps, [1, 0], steps=10)
     model.batches.clear()
     parts = insertion_deletion(model, images, maps, [1, 0], steps=10, batch_size=4)
-    assert model.batches == [1] + [4, 4, 3] * 8
+    # Batches run on from curve to curve: of the map and of four pairs of random ones.
+    assert model.batches == [1] + ([4] * 27 + [2]) * 2
     np.testing.assert_allclose(parts.deletion, whole.deletion, atol=1e-6)
     np.testing.assert_allclose(parts.random_insertion, whole.random_insertion, atol=1e-6)
     assert whole.targets.tolist() == [1, 0] and whole.deletion.shape == (2, 11)
@@ -152,8 +211,9 @@ def test_a_map_of_a_real_network_is_judged_and_the_network_left_as_it_was():
     model, images = shallow("cloformer_xxs").train(), torch.randn(1, 3, 64, 48)
     activation = class_activation_map(model, images)
     result = insertion_deletion(model, images, activation.maps, activation.targets, steps=4)
+    assert result.insertion.shape == result.deletion.shape == (1, 5)
     for curve in (result.insertion, result.deletion, result.random_insertion):
-        assert curve.shape == (1, 5) and (curve >= 0).all() and (curve <= 1).all()
+        assert (curve >= 0).all() and (curve <= 1).all()
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
@@ -166,6 +226,8 @@ def test_a_map_of_a_real_network_is_judged_and_the_network_left_as_it_was():
         ({"baseline": "black"}, "blur, mean, zero; got 'black'"),
         ({"steps": 0}, "Steps are from 1"),
         ({"batch_size": 0}, "at least 1 image"),
+        ({"num_random_maps": 0}, "even number from 2 up; got 0"),
+        ({"num_random_maps": 5}, "even number from 2 up; got 5"),
         ({"model": nn.Identity()}, "no classifier"),
     ],
 )

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import FovealError
+from foveal.tools.explain.evidence import receptive_field_view, try_receptive_field
 from foveal.tools.explain.features import as_map, last_map, undisturbed
 from foveal.tools.explain.receptive_field import ReceptiveField, effective_receptive_field
+from foveal.tools.explain.views import MapView
 from tests.models.families import SHALLOW, shallow
 
 IMAGES = torch.randn(2, 3, 65, 49, generator=torch.Generator().manual_seed(0))
@@ -184,6 +186,75 @@ def test_layouts_are_told_apart_by_channels_and_else_by_the_proportions():
     assert torch.equal(as_map(patches, image_size=size), expected)
     assert torch.equal(as_map(expected, image_size=size, channels=5), expected)
     assert torch.equal(as_map(expected, image_size=size), expected)
+
+
+def test_a_declared_prefix_that_the_tokens_do_not_have_yet_is_not_taken_off():
+    tokens = torch.randn(2, 1 + 6 * 4, 5)
+    size = (96, 64)
+    bare = as_map(tokens[:, 1:], image_size=size, num_prefix_tokens=1)
+    assert torch.equal(bare, as_map(tokens, image_size=size, num_prefix_tokens=1))
+    # A class token without the second that is declared beside it.
+    assert torch.equal(bare, as_map(tokens, image_size=size, num_prefix_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("number", "side", "stride", "is_map"),
+    [
+        (1, 224, None, False),
+        (2, 224, None, False),
+        (1, 64, None, False),
+        (1, 63, None, True),
+        (1, 32, None, True),
+        (1, 32, 16, False),
+        (1, 31, 16, True),
+        (1, 100, 64, True),
+    ],
+)
+def test_a_single_token_is_a_map_only_of_an_image_of_a_single_patch(
+    number: int, side: int, stride: int | None, is_map: bool
+):
+    tokens = torch.zeros(2, number, 8)
+    if is_map:
+        assert as_map(tokens, image_size=(side, side), stride=stride).shape == (2, 8, 1, 1)
+        return
+    with pytest.raises(FovealError, match="a map of features is"):
+        as_map(tokens, image_size=(side, side), stride=stride)
+
+
+def test_pits_class_token_is_no_map():
+    depth, heads = (1, 1, 1), (1, 2, 4)
+    model = timm.create_model("pit_ti_224", base_dims=(8, 8, 8), depth=depth, heads=heads).eval()
+    with pytest.raises(FovealError, match=r"single token, shape \(1, 1, 32\), as a class token is"):
+        last_map(model, torch.randn(1, 3, 224, 224))
+    told = try_receptive_field(model, torch.randn(1, 3, 224, 224))
+    assert isinstance(told, str) and told.startswith("No receptive field: The last layer of Pool")
+    assert "choose" not in told
+
+
+def test_a_view_that_fails_says_why_and_tells_its_progress():
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[2] == x.shape[3], "Input height (65) doesn't match (49).\nAnd more."
+            return x
+
+    class Silent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    told: list[tuple[int, int]] = []
+    view = try_receptive_field(depthwise(3), IMAGES, lambda *done: told.append(done))
+    assert isinstance(view, MapView) and told == [(1, 2), (2, 2)]
+    np.testing.assert_array_equal(view.values, receptive_field_view(depthwise(3), IMAGES).values)
+    assert try_receptive_field(Square(), IMAGES) == (
+        "No receptive field: Square fails on images of 49 × 65 pixels: Input height (65) doesn't "
+        "match (49)."
+    )
+    silent = try_receptive_field(Silent(), IMAGES)
+    assert isinstance(silent, str) and silent.endswith("pixels: AssertionError.")
+    unfit = try_receptive_field(nn.Conv2d(1, 1, 1), IMAGES)
+    assert isinstance(unfit, str) and "Conv2d fails on images of 49 × 65 pixels: " in unfit
+    flat = try_receptive_field(nn.Flatten(), IMAGES)
+    assert isinstance(flat, str) and flat.startswith("No receptive field: The last layer of Flat")
 
 
 @pytest.mark.parametrize("shape", [(2, 10), (2, 47, 8), (2, 190, 8), (2, 3, 4, 5, 6)])

@@ -16,6 +16,8 @@ from foveal.errors import FovealError, MissingExtraError, OptionError, closest
 from foveal.tools.explain.features import (
     as_map,
     image_size,
+    is_patch_grid,
+    last_feature,
     num_prefix_tokens,
     placed_as,
     require_gradient,
@@ -36,6 +38,9 @@ METHODS = {
 # Differences within a map below this share of its terms are float32's, summed over channels.
 _ROUNDING = 1e-6
 
+# Said where the default layer fails as well, which nobody chose.
+_REMEDY = "class_activation_map takes another as layer, a module or its name"
+
 Targets = int | Sequence[int] | Int[np.ndarray, "b"] | Int[Tensor, "b"]
 
 
@@ -50,12 +55,14 @@ class ClassActivation:
         targets: the class of each image (b).
         method: one of METHODS.
         layer: name in the model of the layer whose output was weighed.
+        map_size: rows and columns of that output.
     """
 
     maps: Float[np.ndarray, "b h w"]
     targets: Int[np.ndarray, "b"]
     method: str
     layer: str
+    map_size: tuple[int, int]
 
     @property
     def is_empty(self) -> Bool[np.ndarray, "b"]:
@@ -80,8 +87,8 @@ def class_activation_map(
         method: one of METHODS. "eigencam" is the same for every class, with the sign that makes
             its largest value positive; "scorecam" takes a pass for each channel of the layer.
         layer: whose output is weighed, as a module or its name; by default the last stage, or
-            the last block's first norm in a ViT that classifies by its class token, behind which
-            patches no longer matter.
+            the last block's first norm in a ViT whose class token passes through that block,
+            behind which patches no longer matter.
 
     Raises:
         FovealError: no classifier, a target that it has not, a layer that gives no map, an
@@ -98,20 +105,27 @@ def class_activation_map(
     with undisturbed(model):
         images = placed_as(model, images).detach().clone()
         logits, shape = _try_layer(model, images, name, module)
+        if layer is None and _joins_later(model, name, shape, size):
+            # Blocks without the class token, as CaiT's: what leaves the last of them counts.
+            name = name.removesuffix(".norm1")
+            module = model.get_submodule(name)
+            logits, shape = _try_layer(model, images, name, module)
         classes = check_targets(logits.argmax(1) if targets is None else targets, *logits.shape)
         to_map = partial(
             as_map,
             image_size=size,
             channels=_channels(model, name),
             num_prefix_tokens=num_prefix_tokens(model),
+            stride=last_feature(model).get("reduction"),
             source=f"Layer {name!r}",
+            remedy=_REMEDY,
         )
-        to_map(torch.empty(shape, device="meta"))
+        map_size = to_map(torch.empty(shape, device="meta")).shape[2:]
         maps = _run(model, module, images, classes, method, to_map)
     # The library divides by the maximum plus a constant, which leaves it just under 1.
     peaks = maps.max(axis=(1, 2), keepdims=True)
     maps = np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)
-    return ClassActivation(maps, classes, method, name)
+    return ClassActivation(maps, classes, method, name, (map_size[0], map_size[1]))
 
 
 def class_logits(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
@@ -176,30 +190,35 @@ def _find_layer(model: nn.Module, layer: nn.Module | str | None) -> tuple[str, n
 
 
 def _default_layer(model: nn.Module, modules: dict[str, nn.Module]) -> str:
-    last = _last_feature(model).get("module", "")
+    last = last_feature(model).get("module", "")
     # Only the class token of the last block goes on, so that its patches have no gradient.
-    if getattr(model, "global_pool", None) == "token" and f"{last}.norm1" in modules:
-        return f"{last}.norm1"
+    if getattr(model, "global_pool", None) == "token":
+        # A stage of blocks, as PiT's, ends in its last one.
+        depth = len(list(modules.get(f"{last}.blocks", nn.Sequential()).children()))
+        for block in (last, f"{last}.blocks.{depth - 1}"):
+            if f"{block}.norm1" in modules:
+                return f"{block}.norm1"
     for name in (last, "norm"):
         if name and name in modules:
             return name
     raise OptionError(
-        f"{type(model).__name__} does not say which layer ends its last stage: give layer, "
-        "a module or its name, such as the last convolution's."
+        f"{type(model).__name__} does not say which layer ends its last stage: "
+        "class_activation_map takes one as layer, a module or its name, such as the last "
+        "convolution's."
     )
 
 
-def _last_feature(model: nn.Module) -> dict[str, Any]:
-    """The last entry of timm's `feature_info`: module, channels and stride."""
-    info = getattr(model, "feature_info", None)
-    entries = getattr(info, "info", info)
-    entries = list(entries.values()) if isinstance(entries, dict) else entries
-    return dict(entries[-1]) if entries else {}
+def _joins_later(model: nn.Module, name: str, shape: torch.Size, size: tuple[int, int]) -> bool:
+    """Whether the class token is not yet among the tokens that this norm gives."""
+    declared = num_prefix_tokens(model)
+    if not declared or len(shape) != 3 or not name.endswith(".norm1"):
+        return False
+    return is_patch_grid(shape[1], size) and not is_patch_grid(shape[1] - declared, size)
 
 
 def _channels(model: nn.Module, layer: str) -> int | None:
     """Channels of the layer's output where the model says them."""
-    last = _last_feature(model)
+    last = last_feature(model)
     if layer == last.get("module"):
         return last.get("num_chs")
     return getattr(model, "num_features", None) if layer == "norm" else None
@@ -219,7 +238,7 @@ def _try_layer(
     if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
         what = f"runs {len(outputs)} times" if len(outputs) != 1 else "gives no tensor"
         raise OptionError(
-            f"Layer {name!r} {what} in a pass: choose one that gives one map of features."
+            f"Layer {name!r} {what} in a pass instead of one map of features: {_REMEDY}."
         )
     return logits, outputs[0].shape
 
@@ -289,8 +308,8 @@ def _clean(
     """
     if uses_gradients and gradients is None:
         raise OptionError(
-            "The class does not depend on this layer, as no gradient reaches it: choose a layer "
-            "that lies between the image and the classifier."
+            "The class does not depend on this layer, as no gradient reaches it: "
+            f"{_REMEDY}, one that lies between the image and the classifier."
         )
     maps = compute(images, layer, aims, activations, gradients, *smooth)
     axes = (1, 2)

@@ -1,5 +1,7 @@
 """Views of a network as a whole: class activation, how faithful it is, and its receptive field."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from foveal.tools.explain.class_activation import ClassActivation, class_activat
 from foveal.tools.explain.faithfulness import insertion_deletion
 from foveal.tools.explain.receptive_field import effective_receptive_field
 from foveal.tools.explain.views import CurveView, MapView
+
+OnDone = Callable[[int, int], None]
 
 
 def activation_view(activation: ClassActivation, class_name: str) -> MapView:
@@ -31,6 +35,8 @@ def try_activation(
     except FovealError as error:
         return f"No class activation: {error}"
     if activation.is_empty[0]:
+        if activation.map_size == (1, 1):
+            return "No class activation: the last map is 1 × 1, so all places are alike."
         return f"No class activation: {method} finds nothing that speaks for the likeliest class."
     return activation
 
@@ -38,30 +44,59 @@ def try_activation(
 def faithfulness_view(
     model: nn.Module, image: Float[Tensor, "1 c h w"], activation: ClassActivation
 ) -> CurveView:
-    """Insertion and deletion curves of a map, beside those of a random order."""
+    """Insertion and deletion curves of a map, beside the means of smooth random maps."""
     curves = insertion_deletion(model, image, activation.maps[:1], activation.targets[:1], steps=16)
+    insertion, deletion = curves.random_insertion[0], curves.random_deletion[0]
+    by_chance = [
+        f"area {area[0]:.2f} ± {spread[0]:.2f}"
+        for area, spread in (
+            (curves.random_insertion_area, curves.random_insertion_spread),
+            (curves.random_deletion_area, curves.random_deletion_spread),
+        )
+    ]
     named = {
-        "insertion": (curves.insertion, curves.insertion_area),
-        "deletion": (curves.deletion, curves.deletion_area),
-        "insertion, at random": (curves.random_insertion, curves.random_insertion_area),
-        "deletion, at random": (curves.random_deletion, curves.random_deletion_area),
+        f"insertion, area {curves.insertion_area[0]:.2f}": curves.insertion[0],
+        f"deletion, area {curves.deletion_area[0]:.2f}": curves.deletion[0],
+        f"insertion, random maps, {by_chance[0]}": insertion.mean(0),
+        f"deletion, random maps, {by_chance[1]}": deletion.mean(0),
     }
-    verdict = "better" if curves.beats_chance[0] else "no better"
+    verdict = "is" if curves.beats_chance[0] else "is not"
     return CurveView(
         "faithfulness of the class activation",
         "Probability of the class as its most important pixels are put into a blurred image or "
-        f"blurred one after the other, and the area under it; {verdict} than a random order.",
-        tuple(f"{name}, area {area[0]:.2f}" for name, (_, area) in named.items()),
+        "blurred one after the other, and the area under it; beside it the mean, and the standard "
+        f"deviation of the areas, of {len(insertion)} smooth random maps. The map {verdict} better "
+        "than every one of them by both areas.",
+        tuple(named),
         curves.fractions,
-        np.stack([curve[0] for curve, _ in named.values()]),
+        np.stack(list(named.values())),
         "share of the pixels",
         "probability",
     )
 
 
-def receptive_field_view(model: nn.Module, images: Float[Tensor, "n c h w"]) -> MapView:
+def try_receptive_field(
+    model: nn.Module, images: Float[Tensor, "n c h w"], progress: OnDone | None = None
+) -> MapView | str:
+    """The view of the effective receptive field, or why there is none."""
+    try:
+        return receptive_field_view(model, images, progress)
+    except FovealError as error:
+        return f"No receptive field: {error}"
+    except (RuntimeError, AssertionError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        height, width = images.shape[-2:]
+        return (
+            f"No receptive field: {type(model).__name__} fails on images of {width} × {height} "
+            f"pixels: {lines[0].rstrip('.')}."
+        )
+
+
+def receptive_field_view(
+    model: nn.Module, images: Float[Tensor, "n c h w"], progress: OnDone | None = None
+) -> MapView:
     """The effective receptive field over the given images, its size and how blocky it is."""
-    field = effective_receptive_field(model, images)
+    field = effective_receptive_field(model, images, progress=progress)
     blocks = field.strongest_blockiness()
     shares = ", ".join(
         f"{share:.0%} in {field.high_contribution_area(share):.1%} of the image"

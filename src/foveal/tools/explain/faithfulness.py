@@ -1,7 +1,8 @@
 """Does a map show what the network goes by? Insertion and deletion (Petsiuk et al. 2018)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ from foveal.tools.explain.features import image_size, placed_as, undisturbed
 
 Baseline = Literal["blur", "mean", "zero"]
 
-# A map of chance has as many cells a side as a usual last map, so that it is as smooth as one.
+# A random map has as many cells a side as a usual last map, so that it is as smooth as one.
 RANDOM_CELLS = 7
 
 
@@ -31,8 +32,8 @@ class Faithfulness:
         insertion: probability of the target (b s), the most important pixels of the image put into
             the baseline first.
         deletion: the same (b s), these pixels of the image replaced by the baseline first.
-        random_insertion: of a map of chance (b s).
-        random_deletion: of the same map of chance (b s).
+        random_insertion: of each of m smooth random maps (b m s).
+        random_deletion: of the same random maps (b m s).
         targets: the class of each image (b).
         baseline: what stands for a deleted pixel.
     """
@@ -40,8 +41,8 @@ class Faithfulness:
     fractions: Float[np.ndarray, "s"]
     insertion: Float[np.ndarray, "b s"]
     deletion: Float[np.ndarray, "b s"]
-    random_insertion: Float[np.ndarray, "b s"]
-    random_deletion: Float[np.ndarray, "b s"]
+    random_insertion: Float[np.ndarray, "b m s"]
+    random_deletion: Float[np.ndarray, "b m s"]
     targets: Int[np.ndarray, "b"]
     baseline: str
 
@@ -57,23 +58,36 @@ class Faithfulness:
 
     @property
     def random_insertion_area(self) -> Float[np.ndarray, "b"]:
-        """Insertion area of the map of chance."""
-        return self._area(self.random_insertion)
+        """Mean insertion area of the random maps."""
+        return self._area(self.random_insertion).mean(1)
 
     @property
     def random_deletion_area(self) -> Float[np.ndarray, "b"]:
-        """Deletion area of the map of chance."""
-        return self._area(self.random_deletion)
+        """Mean deletion area of the random maps."""
+        return self._area(self.random_deletion).mean(1)
+
+    @property
+    def random_insertion_spread(self) -> Float[np.ndarray, "b"]:
+        """Standard deviation of the random maps' insertion areas."""
+        return self._area(self.random_insertion).std(1, ddof=1)
+
+    @property
+    def random_deletion_spread(self) -> Float[np.ndarray, "b"]:
+        """Standard deviation of the random maps' deletion areas."""
+        return self._area(self.random_deletion).std(1, ddof=1)
 
     @property
     def beats_chance(self) -> Bool[np.ndarray, "b"]:
-        """Whether both areas are better than those of the map of chance, for each image."""
-        inserts = self.insertion_area > self.random_insertion_area
-        return inserts & (self.deletion_area < self.random_deletion_area)
+        """For each image, whether both areas are better than those of every random map.
 
-    def _area(self, curve: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b"]:
-        heights = (curve[:, 1:] + curve[:, :-1]) / 2
-        return (heights * np.diff(self.fractions)).sum(1)
+        Of maps drawn as the random ones are, at most 1 in m + 2 is.
+        """
+        inserts = self.insertion_area > self._area(self.random_insertion).max(1)
+        return inserts & (self.deletion_area < self._area(self.random_deletion).min(1))
+
+    def _area(self, curves: Float[np.ndarray, "*b s"]) -> Float[np.ndarray, "*b"]:
+        heights = (curves[..., 1:] + curves[..., :-1]) / 2
+        return (heights * np.diff(self.fractions)).sum(-1)
 
 
 def insertion_deletion(
@@ -84,31 +98,35 @@ def insertion_deletion(
     *,
     steps: int = 32,
     baseline: Baseline = "blur",
+    num_random_maps: int = 8,
     batch_size: int = 32,
     seed: int = 0,
 ) -> Faithfulness:
-    """Curves of insertion and deletion of each image's map, beside those of a map of chance.
+    """Curves of insertion and deletion of each image's map, beside those of random maps.
 
-    Pixels of equal importance come in a random order. The map of chance is uniform noise on
-    7 × 7 cells, enlarged bilinearly: single pixels at random would tear the image into noise, which
-    no map does.
+    Pixels of equal importance come in a random order. A random map is uniform noise on 7 × 7 cells,
+    enlarged bilinearly: single pixels at random would tear the image into noise, which no map does.
+    After each comes its opposite, whose order is the reverse and whose curves cost nothing.
 
     Args:
         model: any classifier; computes in evaluation mode and is left as it is.
         images: prepared as the network takes them.
         maps: importance of each pixel, of any scale.
         targets: a class for all images or one for each.
-        steps: equal shares of the pixels, changed one after another; 4 · (steps + 1) passes.
+        steps: equal shares of the pixels, changed one after another; an image takes
+            (2 + num_random_maps) · (steps + 1) passes.
         baseline: the image blurred (a Gaussian with σ of a twentieth of the shorter side), its
             mean a channel, or zero, which after the usual normalisation is ImageNet's mean.
+        num_random_maps: an even number, from 2 up.
         batch_size: images at a time.
-        seed: of the map of chance and of the order of equal pixels.
+        seed: of the random maps and of the order of equal pixels.
 
     Raises:
         FovealError: maps of another shape or not finite, no classifier, a target that it has not.
     """
     height, width = image_size(images)
-    _check(maps, (len(images), height, width), steps, baseline, batch_size)
+    _check_maps(maps, (len(images), height, width))
+    _check_options(steps, height * width, baseline, num_random_maps, batch_size)
     chance = np.random.default_rng(seed)
     # How many pixels are changed after each step.
     counts = np.linspace(0, height * width, steps + 1).round().astype(np.int64)
@@ -118,23 +136,34 @@ def insertion_deletion(
         num_classes = class_logits(model, images[:1]).shape[1]
         classes = check_targets(targets, len(images), num_classes)
         for image, importance, target in zip(images, maps, classes, strict=True):
+            drawn = (_random_map(chance, height, width) for _ in range(num_random_maps // 2))
+            orders = [torch.from_numpy(_ranks(m, chance)) for m in (importance, *drawn)]
             ends = _blank(image, baseline), image
-            for shown in (importance, _random_map(chance, height, width)):
-                ranks = torch.from_numpy(_ranks(shown, chance)).to(image.device)
-                for first, then in (ends, ends[::-1]):
-                    mixtures = _mixtures(first, then, ranks, counts, batch_size)
-                    curves.append(_probabilities(model, mixtures, int(target)))
-    # Images, then map and chance, then insertion and deletion.
-    table = np.stack(curves).reshape(len(images), 4, len(counts))
+            mixtures = _mixtures(ends, [o.to(image.device) for o in orders], counts, batch_size)
+            flat = _probabilities(model, mixtures, int(target))
+            curves.append(flat.reshape(len(orders), 2, len(counts)))
+    table = np.stack(curves)
+    pairs = _with_opposites(table[:, 1:])
     return Faithfulness(
         fractions=counts / (height * width),
-        insertion=table[:, 0],
-        deletion=table[:, 1],
-        random_insertion=table[:, 2],
-        random_deletion=table[:, 3],
+        insertion=table[:, 0, 0],
+        deletion=table[:, 0, 1],
+        random_insertion=pairs[:, :, 0],
+        random_deletion=pairs[:, :, 1],
         targets=classes,
         baseline=baseline,
     )
+
+
+def _with_opposites(
+    curves: Float[np.ndarray, "b orders 2 s"],
+) -> Float[np.ndarray, "b orders_and_opposites 2 s"]:
+    """After each order's insertion and deletion those of the reverse order, which follow from them.
+
+    What the reverse order inserts first is what the order deletes last.
+    """
+    reverse = curves[:, :, ::-1, ::-1]
+    return np.stack([curves, reverse], 2).reshape(len(curves), -1, *curves.shape[2:])
 
 
 def _probabilities(
@@ -144,9 +173,7 @@ def _probabilities(
     return logits.double().softmax(1)[:, target].cpu().numpy()
 
 
-def _check(
-    maps: np.ndarray, shape: tuple[int, int, int], steps: int, baseline: str, batch_size: int
-) -> None:
+def _check_maps(maps: np.ndarray, shape: tuple[int, int, int]) -> None:
     if maps.shape != shape:
         raise FovealError(
             f"Every pixel has its importance: maps of shape {shape}, one an image, got "
@@ -154,13 +181,21 @@ def _check(
         )
     if not np.isfinite(maps).all():
         raise FovealError("Importance is a finite number: the maps hold NaN or infinity.")
+
+
+def _check_options(
+    steps: int, num_pixels: int, baseline: str, num_random_maps: int, batch_size: int
+) -> None:
     if baseline not in get_args(Baseline):
         raise OptionError(
             f"A baseline is one of {', '.join(get_args(Baseline))}; got {baseline!r}."
         )
-    if not 1 <= steps <= shape[1] * shape[2]:
+    if not 1 <= steps <= num_pixels:
+        raise OptionError(f"Steps are from 1 to the {num_pixels} pixels of the image; got {steps}.")
+    if num_random_maps < 2 or num_random_maps % 2:
         raise OptionError(
-            f"Steps are from 1 to the {shape[1] * shape[2]} pixels of the image; got {steps}."
+            "Random maps come in pairs of opposites: num_random_maps is an even number from 2 up; "
+            f"got {num_random_maps}."
         )
     if batch_size < 1:
         raise OptionError(f"A batch has at least 1 image; got a batch_size of {batch_size}.")
@@ -192,9 +227,17 @@ def _ranks(importance: Float[np.ndarray, "h w"], chance: np.random.Generator) ->
 
 
 def _mixtures(
-    first: Tensor, then: Tensor, ranks: Int[Tensor, "h w"], counts: np.ndarray, batch_size: int
+    ends: tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]],
+    orders: Sequence[Int[Tensor, "h w"]],
+    counts: np.ndarray,
+    batch_size: int,
 ) -> Iterator[Float[Tensor, "n c h w"]]:
-    """Batches in which `first` turns into `then`, so many pixels by so many."""
-    for start in range(0, len(counts), batch_size):
-        changed = torch.from_numpy(counts[start : start + batch_size]).to(ranks.device)
-        yield torch.where(ranks < changed[:, None, None, None], then, first)
+    """Batches in which, for each order, one end turns into the other, and then back."""
+    mixtures = (
+        torch.where(ranks < count, then, first)
+        for ranks in orders
+        for first, then in (ends, ends[::-1])
+        for count in counts.tolist()
+    )
+    while batch := list(islice(mixtures, batch_size)):
+        yield torch.stack(batch)

@@ -1,6 +1,6 @@
 """The last feature map of any image model, and looking into a model without disturbing it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, log
 from typing import Any
@@ -13,6 +13,9 @@ from foveal.errors import FovealError
 
 # A class token and four registers, as in DINOv2.
 _MOST_PREFIX_TOKENS = 5
+
+# Of networks that do not say theirs: the largest that is usual.
+_USUAL_STRIDE = 32
 
 
 def last_map(model: nn.Module, images: Float[Tensor, "b i y x"]) -> Float[Tensor, "b c h w"]:
@@ -39,7 +42,9 @@ def last_map(model: nn.Module, images: Float[Tensor, "b i y x"]) -> Float[Tensor
         image_size=image_size(images),
         channels=getattr(model, "num_features", None),
         num_prefix_tokens=num_prefix_tokens(model),
+        stride=last_feature(model).get("reduction"),
         source=f"The last layer of {type(model).__name__}",
+        remedy="give a model without its head, or a module around its layers, that returns one",
     )
 
 
@@ -49,7 +54,9 @@ def as_map(
     image_size: tuple[int, int],
     channels: int | None = None,
     num_prefix_tokens: int | None = None,
+    stride: int | None = None,
     source: str = "The layer",
+    remedy: str = "give such features",
 ) -> Shaped[Tensor, "b c h w"]:
     """Features in any of the common layouts as a map with channels first.
 
@@ -57,9 +64,13 @@ def as_map(
         features: (b c h w), (b h w c) or (b n c).
         image_size: height and width of the image, whose proportions the map has.
         channels: of the features, where known; else the proportions tell which axis they are.
-        num_prefix_tokens: tokens before those of the patches, such as the class token; None for
-            the fewest that leave a grid in the image's proportions.
+        num_prefix_tokens: tokens before those of the patches, such as the class token; where
+            that leaves no grid in the image's proportions, fewer, as some networks add them late;
+            None for the fewest that leave one.
+        stride: of the network in pixels, where known; an image of two strides or more has more
+            than one patch, and a single token is none.
         source: what gave the features, for the error.
+        remedy: what can be done about it, for the error.
 
     Raises:
         FovealError: the features are in none of these layouts.
@@ -71,21 +82,16 @@ def as_map(
             else features
         )
     if isinstance(features, Tensor) and features.ndim == 3:
-        known = num_prefix_tokens is not None
-        for dropped in [num_prefix_tokens] if known else range(_MOST_PREFIX_TOKENS + 1):
+        several = max(image_size) >= 2 * (stride or _USUAL_STRIDE)
+        for dropped in _prefixes(num_prefix_tokens):
             tokens = features[:, dropped:]
             grid = _patch_grid(tokens.shape[1], image_size)
-            if grid is not None:
+            if grid is not None and not (several and grid == (1, 1)):
                 return tokens.transpose(1, 2).unflatten(2, grid)
-    given = (
-        f"shape {tuple(features.shape)}"
-        if isinstance(features, Tensor)
-        else f"a {type(features).__name__}"
-    )
     raise FovealError(
-        f"{source} gives {given} for an image of {image_size[0]} × {image_size[1]} pixels, but a "
-        "map of features is (b, c, h, w), (b, h, w, c) or (b, tokens, c): choose a layer, or a "
-        "model without its head, that gives one."
+        f"{source} gives {_described(features)} for an image of {image_size[0]} × {image_size[1]} "
+        "pixels, but a map of features is (b, c, h, w), (b, h, w, c) or (b, tokens, c): "
+        f"{remedy}."
     )
 
 
@@ -106,6 +112,19 @@ def num_prefix_tokens(model: nn.Module) -> int | None:
     """Tokens that a ViT puts before those of the patches; None where the model does not say."""
     number = getattr(model, "num_prefix_tokens", None)
     return number if isinstance(number, int) else None
+
+
+def last_feature(model: nn.Module) -> dict[str, Any]:
+    """The last entry of timm's `feature_info`: module, channels and stride; empty without one."""
+    info = getattr(model, "feature_info", None)
+    entries = getattr(info, "info", info)
+    entries = list(entries.values()) if isinstance(entries, dict) else entries
+    return dict(entries[-1]) if entries else {}
+
+
+def is_patch_grid(num_tokens: int, image_size: tuple[int, int]) -> bool:
+    """Whether so many tokens can be the patches of such an image, with no token beside them."""
+    return _patch_grid(num_tokens, image_size) is not None
 
 
 def placed_as(model: nn.Module, images: Tensor) -> Tensor:
@@ -142,6 +161,21 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in frozen.items():
             parameter.requires_grad_(requires_grad)
+
+
+def _prefixes(declared: int | None) -> Sequence[int]:
+    """How many prefix tokens there may be, the likeliest first."""
+    if declared is None:
+        return range(_MOST_PREFIX_TOKENS + 1)
+    return [declared, *range(declared)]
+
+
+def _described(features: Any) -> str:
+    if not isinstance(features, Tensor):
+        return f"a {type(features).__name__}"
+    shape = f"shape {tuple(features.shape)}"
+    is_token = features.ndim == 3 and features.shape[1] == 1
+    return f"a single token, {shape}, as a class token is," if is_token else shape
 
 
 def _ends_in_channels(features: Tensor, image_size: tuple[int, int], channels: int | None) -> bool:
