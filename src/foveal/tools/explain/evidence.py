@@ -113,8 +113,3 @@ def receptive_field_view(
         shown[None].astype(np.float32),
         over_image=False,
     )
-
-
-def try_receptive_field(model, images, progress=None):
-    """Replaced by a merge."""
-    return receptive_field_view(model, images)
