@@ -167,10 +167,16 @@ def model(
     maps = MapView(
         "Grad-CAM", "How much a place adds to the class.", ("",), bump((7, 9), 0.35, 0.45)[None]
     )
-    given = {"is_trained": True, "scores": scores, "activation": maps, **options}
+    source = "the published weights"
+    given = {
+        "source": source,
+        "is_trained": True,
+        "scores": scores,
+        "activation": maps,
+        **options,
+    }
     return ModelExplanation(
         name,
-        "published weights, ImageNet-1k",
         picture=image,
         input_size=(224, 280),
         blocks=blocks,

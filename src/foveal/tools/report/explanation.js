@@ -160,7 +160,7 @@ function buildPanel(model, name, key, blocks) {
 /** The model's name, and what tells it from another of that name. */
 function named(model, ...more) {
   const which = model.which ? [" ", element("span", { class: "which" }, model.which)] : [];
-  return element("h4", {}, model.model, ...which, ...more);
+  return element("h4", {}, model.model, ...more, ...which);
 }
 
 /** As `named`; wherever its readings are seen, whether they are noise. */
@@ -293,8 +293,9 @@ function buildCard(model) {
   const [height, width] = model.inputSize;
   // The path of a file as it was given.
   const source = model.isTrained ? `Weights: ${model.weights}` : "Random weights";
+  const apart = model.which === model.weights ? "" : model.which;
   return element("article", { class: "panel card", "aria-label": model.title },
-    element("div", {}, named(model), element("p", { class: "about" },
+    element("div", {}, named({ ...model, which: apart }), element("p", { class: "about" },
       `${source}; input of ${height}\u00a0×\u00a0${width} pixels.`)),
     element("div", {}, ...bannersOf(model)),
     element("div", { class: "pair" }, buildPicture(model), ...activationOf(model)),
