@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from foveal.tools.explain.views import QueryView
 from foveal.tools.report.colours import diverging, second_sequential, sequential
 from foveal.tools.report.encoding import model_packet, query_packet
 from foveal.tools.report.explanation import explanation_page, write_explanation_page
+from foveal.tools.report.titles import image_titles, model_titles
 from tests.tools import explanations as made
 from tests.tools.pages import (
+    ELSEWHERE,
     READ,
     READY,
     STAGE_1,
@@ -108,7 +111,18 @@ def test_a_packet_of_a_query_keeps_the_sums_of_its_parts():
     assert query["corner"] == [-1, 16]
     step = attention.window.max((1, 2), keepdims=True) / 254
     difference = np.abs(array(numbers, query["window"]) - attention.window)
-    assert (difference <= step / 2 + 1e-5).all()
+    # The first row and the last column lie off the map and have no values; their share is told.
+    on_map = difference[:, 1:, :2]
+    assert (on_map <= step / 2 + 1e-5).all()
+    assert np.isnan(difference).sum() == difference.size - on_map.size
+    off = attention.window.sum((1, 2)) - attention.window[:, 1:, :2].sum((1, 2))
+    np.testing.assert_allclose(query["off"], off, atol=1e-5)
+
+
+def test_a_window_off_the_map_has_the_scale_of_what_is_drawn():
+    query = decoded(query_packet(made.padded_window()))[0]["query"]
+    assert query["window"]["high"] == [pytest.approx(0.2, abs=1e-5)]
+    assert query["window"]["sums"] == [pytest.approx(1, abs=1e-5)]
 
 
 def test_points_of_a_packet_are_nearer_than_a_pixel():
@@ -461,3 +475,95 @@ def test_one_model_and_one_image(browser: Any, tmp_path: Path):
         assert page.locator("h1").inner_text() == "What focalnet_tiny_srf sees in a.png"
         assert not page.locator(".images").is_visible()
         assert page.complaints == []
+
+
+# Names that recur, and what goes with them
+
+
+def test_names_that_recur_are_told_apart():
+    explanation = made.recurring()
+    assert image_titles(explanation) == ["cat.jpg", "cat.jpg (2)"]
+    models = explanation.images[0].models
+    assert model_titles(models) == [
+        "efficientmod_xxs, the model in the box",
+        "efficientmod_xxs, run/$best.st",
+        "efficientmod_xxs, run/$best.st (2)",
+        "dat_tiny",
+    ]
+    noise = [replace(model, is_trained=False) for model in models[:2]]
+    assert model_titles(noise)[1] == "efficientmod_xxs, random weights (2)"
+
+
+def test_a_number_is_not_another_images_name():
+    one = made.recurring().images[0]
+    names = ("a.png", "a.png", "a.png (2)")
+    explanation = made.Explanation(tuple(replace(one, name=name) for name in names))
+    assert image_titles(explanation) == ["a.png", "a.png (3)", "a.png (2)"]
+
+
+@pytest.fixture(scope="module")
+def recurring(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a page on which names recur."""
+    path = tmp_path_factory.mktemp("page") / "recurring.html"
+    write_explanation_page(made.recurring(), path)
+    return path.as_uri()
+
+
+@pytest.fixture
+def twins(browser: Any, recurring: str) -> Iterator[Any]:
+    """That page, drawn and quiet."""
+    with visited(browser, recurring) as page:
+        page.wait_for_selector(READY)
+        yield page
+        assert page.complaints == []
+
+
+def test_every_stage_says_which_of_the_models_of_one_name_it_shows(twins: Any):
+    for stage in (STAGE_1, ELSEWHERE):
+        texts = [h4.inner_text().split("\n") for h4 in twins.locator(f"{stage} h4").all()]
+        assert texts == [
+            ["efficientmod_xxs", "the model in the box"],
+            ["efficientmod_xxs", "run/$best.st"],
+            ["efficientmod_xxs", "run/$best.st (2)"],
+            ["dat_tiny"],
+        ]
+    canvas = panel(twins, STAGE_1, "efficientmod_xxs, run").first.locator("figure > canvas")
+    assert label(canvas).startswith("efficientmod_xxs, run/$best.st, stage 1, block 1 of 1")
+    names = twins.locator("article").evaluate_all("(all) => all.map((one) => one.ariaLabel)")
+    assert len(set(names)) == len(names) == 12
+    assert twins.locator(".images span").all_inner_texts() == ["cat.jpg", "cat.jpg (2)"]
+
+
+def test_paths_are_shown_as_they_are(twins: Any):
+    card = twins.locator("section[aria-label=Overview] article").nth(1)
+    words = "Weights: run/$best.st; input of 224\u00a0×\u00a0280 pixels."
+    assert words in card.inner_text()
+
+
+def test_all_classes_are_listed(twins: Any):
+    lists = twins.locator("section[aria-label=Overview] .scores")
+    assert lists.nth(0).locator("li").count() == 5
+    assert lists.nth(1).locator(".name").all_inner_texts() == [f"class {i}" for i in range(10)]
+
+
+def test_mixers_outside_of_stages_come_last_by_their_paths(twins: Any):
+    titles = twins.locator("h3").all_inner_texts()
+    assert titles == ["Overview", "Stage 1", "Elsewhere"]
+    outside = panel(twins, ELSEWHERE, "efficientmod_xxs, run").first
+    assert outside.locator(".block").inner_text() == "body.second, gating"
+    choose(outside.locator("input[type=range]"), 0)
+    assert "elsewhere, body.first, gating: gates" in label(outside.locator("figure > canvas"))
+    assert "Nothing to be read here." in panel(twins, ELSEWHERE, "dat_tiny").inner_text()
+
+
+def test_attention_off_the_map_is_told_and_not_the_strongest(twins: Any):
+    canvas = panel(twins, STAGE_1, "dat_tiny").locator("figure > canvas")
+    words = label(canvas)
+    assert "strongest in the window 20 % (row 2, column 2 of 4 × 4)" in words
+    assert words.endswith("; 70 % on padding off the map. Nearest of 1 × 1 stored queries.")
+
+
+def test_nothing_is_off_the_map_where_the_window_is_on_it(page: Any):
+    attention = panel(page, STAGE_1, "transnext_micro").locator("figure > canvas")
+    assert "window" in label(attention)
+    assert "padding" not in label(attention)
