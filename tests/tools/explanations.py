@@ -213,13 +213,13 @@ def explanation(num_images: int = 2) -> Explanation:
 
 
 def padded_window() -> QueryAttention:
-    """A window of 4 × 4 cells at the lower right corner of a map of 6 × 7, half of its rows and a
+    """A window of 4 × 4 cells at the upper left corner of a map of 6 × 7, half of its rows and a
     column off the map: 70 % of the attention, and the strongest cell of all."""
     window = np.full((1, 4, 4), 0.02)
-    window[0, 1, 1] = 0.2
-    window[0, 0, 3] = 0.3
-    window[0, 2:] = 0.38 / 8
-    return QueryAttention((5, 5), (6, 7), window=window, corner=(4, 4))
+    window[0, :2] = 0.36 / 7
+    window[0, 0, 1] = 0.3
+    window[0, 2, 2] = 0.2
+    return QueryAttention((0, 1), (6, 7), window=window, corner=(-2, -1))
 
 
 def recurring() -> Explanation:

@@ -164,7 +164,7 @@ def test_a_window_off_the_map_is_drawn_as_far_as_it_is_on_it() -> None:
     assert axis.get_title() == "attention: all\n70 % on padding off the map"
     (outline,) = axis.patches
     corners = outline.get_bbox().extents  # pyright: ignore[reportAttributeAccessIssue]
-    assert corners == pytest.approx([4 / 7, 4 / 6, 1, 1])
+    assert corners == pytest.approx([0, 0, 3 / 7, 2 / 6])
 
 
 # Titles

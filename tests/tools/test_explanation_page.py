@@ -559,7 +559,7 @@ def test_mixers_outside_of_stages_come_last_by_their_paths(twins: Any):
 def test_attention_off_the_map_is_told_and_not_the_strongest(twins: Any):
     canvas = panel(twins, STAGE_1, "dat_tiny").locator("figure > canvas")
     words = label(canvas)
-    assert "strongest in the window 20 % (row 2, column 2 of 4 × 4)" in words
+    assert "strongest in the window 20 % (row 3, column 3 of 4 × 4)" in words
     assert words.endswith("; 70 % on padding off the map. Nearest of 1 × 1 stored queries.")
 
 
