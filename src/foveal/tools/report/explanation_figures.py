@@ -107,7 +107,7 @@ def _drawn(title: str, drawn: Sequence[tuple[str, Sequence[Panel]]]) -> Figure:
         row[0].text(-0.12, 0.5, label, fontsize=8, rotation=90, ha="right", va="center",
                     multialignment="center", transform=row[0].transAxes)  # fmt: skip
         for (name, draw), axis in zip(panels, row, strict=False):
-            lines = [part for line in name.splitlines() for part in wrap(line, 34)]
+            lines = [part for line in name.splitlines() for part in wrap(line, 40)]
             axis.set_title("\n".join(lines), fontsize=7)
             draw(axis)
     figure.suptitle("\n".join(wrap(title, 40 * width)), fontsize=9)
