@@ -167,10 +167,16 @@ def model(
     maps = MapView(
         "Grad-CAM", "How much a place adds to the class.", ("",), bump((7, 9), 0.35, 0.45)[None]
     )
-    given = {"is_trained": True, "scores": scores, "activation": maps, **options}
+    source = "the published weights"
+    given = {
+        "source": source,
+        "is_trained": True,
+        "scores": scores,
+        "activation": maps,
+        **options,
+    }
     return ModelExplanation(
         name,
-        "published weights, ImageNet-1k",
         picture=image,
         input_size=(224, 280),
         blocks=blocks,
@@ -204,3 +210,33 @@ def explanation(num_images: int = 2) -> Explanation:
         name = NASTY if i else "cat.jpg"
         images.append(ImageExplanation(name, models, ("The picture was cropped to 4:5.",)))
     return Explanation(tuple(images))
+
+
+def padded_window() -> QueryAttention:
+    """A window of 4 × 4 cells at the upper left corner of a map of 6 × 7, half of its rows and a
+    column off the map: 70 % of the attention, and the strongest cell of all."""
+    window = np.full((1, 4, 4), 0.02)
+    window[0, :2] = 0.36 / 7
+    window[0, 0, 1] = 0.3
+    window[0, 2, 2] = 0.2
+    return QueryAttention((0, 1), (6, 7), window=window, corner=(-2, -1))
+
+
+def recurring() -> Explanation:
+    """Twice an image of the same name, with three models of the same name; the second of them has
+    ten classes and mixers outside of stages."""
+    seen = picture()
+    padded = QueryView("attention", "Shares.", ("all",), ((padded_window(),),))
+    stage = BlockExplanation("stages.0.blocks.0.mixer", 0, 0, "window attention", (padded,))
+    outside = tuple(
+        BlockExplanation(f"body.{name}", -1, i, "gating", (gates((4, 5), 1 + i),))
+        for i, name in enumerate(("first", "second"))
+    )
+    scores = tuple(ClassScore(i, f"class {i}", (10 - i) / 55) for i in range(10))
+    models = (
+        model("efficientmod_xxs", seen, (stage,), source="the model in the box"),
+        model("efficientmod_xxs", seen, (*outside, stage), source="run/$best.st", scores=scores),
+        model("efficientmod_xxs", seen, (stage,), source="run/$best.st"),
+        model("dat_tiny", seen, (stage,)),
+    )
+    return Explanation(tuple(ImageExplanation("cat.jpg", models) for _ in range(2)))

@@ -9,6 +9,7 @@ from typing import Any
 
 READY = "#image[aria-busy=false]"
 STAGE_1, STAGE_2 = "section[aria-label='Stage 1']", "section[aria-label='Stage 2']"
+ELSEWHERE = "section[aria-label='Elsewhere']"
 
 
 def decoded(packet: bytes) -> tuple[dict[str, Any], bytes]:

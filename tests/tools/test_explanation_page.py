@@ -108,7 +108,18 @@ def test_a_packet_of_a_query_keeps_the_sums_of_its_parts():
     assert query["corner"] == [-1, 16]
     step = attention.window.max((1, 2), keepdims=True) / 254
     difference = np.abs(array(numbers, query["window"]) - attention.window)
-    assert (difference <= step / 2 + 1e-5).all()
+    # The first row and the last column lie off the map and have no values; their share is told.
+    on_map = difference[:, 1:, :2]
+    assert (on_map <= step / 2 + 1e-5).all()
+    assert np.isnan(difference).sum() == difference.size - on_map.size
+    off = attention.window.sum((1, 2)) - attention.window[:, 1:, :2].sum((1, 2))
+    np.testing.assert_allclose(query["off"], off, atol=1e-5)
+
+
+def test_a_window_off_the_map_has_the_scale_of_what_is_drawn():
+    query = decoded(query_packet(made.padded_window()))[0]["query"]
+    assert query["window"]["high"] == [pytest.approx(0.2, abs=1e-5)]
+    assert query["window"]["sums"] == [pytest.approx(1, abs=1e-5)]
 
 
 def test_points_of_a_packet_are_nearer_than_a_pixel():
@@ -461,3 +472,9 @@ def test_one_model_and_one_image(browser: Any, tmp_path: Path):
         assert page.locator("h1").inner_text() == "What focalnet_tiny_srf sees in a.png"
         assert not page.locator(".images").is_visible()
         assert page.complaints == []
+
+
+def test_nothing_is_off_the_map_where_the_window_is_on_it(page: Any):
+    attention = panel(page, STAGE_1, "transnext_micro").locator("figure > canvas")
+    assert "window" in label(attention)
+    assert "padding" not in label(attention)

@@ -19,6 +19,7 @@ import numpy as np
 from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.explain.explanation import ModelExplanation
 from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView, View
+from foveal.tools.report.scales import ends_of, map_ends, share_off_map, window_on_map
 
 # An odd number of steps, so that 0 in the middle of a signed scale is met exactly. The number
 # above the last step is left for values that are not finite.
@@ -99,7 +100,7 @@ def _view(view: View, numbers: _Numbers) -> dict[str, Any]:
     head = {"title": view.title, "about": view.about, "labels": list(view.labels)}
     match view:
         case MapView():
-            low, high = _scale(view)
+            low, high = map_ends(view)
             values = numbers.add(view.values, low, high)
             flags = {"signed": view.signed, "overImage": view.over_image}
             return {"type": "map", **head, **flags, "values": values}
@@ -125,8 +126,12 @@ def _query(attention: QueryAttention, numbers: _Numbers) -> dict[str, Any]:
     if attention.grid is not None:
         entry["grid"] = _weights(attention.grid, numbers)
         entry["cell"] = _short(np.asarray(attention.cell))
-    if attention.window is not None:
-        entry["window"] = _weights(attention.window, numbers)
+    window = window_on_map(attention)
+    if window is not None:
+        # What is off the map is not drawn, but a part of the window's share nevertheless.
+        off = share_off_map(attention)
+        entry["window"] = _weights(window, numbers, off)
+        entry["off"] = _short(off)
         entry["corner"] = [int(i) for i in attention.corner]
     if attention.points is not None and attention.mass is not None:
         entry["points"] = _places(attention.points, numbers)
@@ -134,39 +139,23 @@ def _query(attention: QueryAttention, numbers: _Numbers) -> dict[str, Any]:
     return entry
 
 
-def _weights(values: np.ndarray, numbers: _Numbers) -> dict[str, Any]:
-    """Shares of a whole, each head from 0 to its own greatest; their sums as they are.
+def _weights(
+    values: np.ndarray, numbers: _Numbers, more: np.ndarray | float = 0.0
+) -> dict[str, Any]:
+    """Shares of a whole, each head from 0 to its own greatest; their sums, and `more`, as they are.
 
     A softmax has many small weights: the sum of their steps would not be that of the weights.
     """
     flat = values.reshape(len(values), -1).astype(float)
     high = np.nan_to_num(flat, posinf=0).max(1, initial=0)
-    sums = _short(np.nan_to_num(flat).sum(1))
+    sums = _short(np.nan_to_num(flat).sum(1) + more)
     return {**numbers.add(values, np.zeros(len(flat)), high), "sums": sums}
 
 
 def _places(values: np.ndarray, numbers: _Numbers) -> dict[str, Any]:
     """Two bytes a number: one would move a point by some pixels of a screen."""
-    low, high = _ends(values.reshape(1, -1))
+    low, high = ends_of(values.reshape(1, -1))
     return numbers.add(values, low, high, size=2)
-
-
-def _scale(view: MapView) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value of all maps, or of each."""
-    flat = view.values.reshape(1 if view.together else len(view.values), -1)
-    low, high = _ends(flat)
-    if view.signed:
-        high = np.maximum(np.abs(low), np.abs(high))
-        low = -high
-    return low, high
-
-
-def _ends(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest finite value of each row; 0 where a row has none."""
-    finite = np.isfinite(flat)
-    least = np.where(finite, flat, np.inf).min(1, initial=np.inf)
-    greatest = np.where(finite, flat, -np.inf).max(1, initial=-np.inf)
-    return np.where(np.isfinite(least), least, 0), np.where(np.isfinite(greatest), greatest, 0)
 
 
 def _short(values: np.ndarray) -> list[float]:

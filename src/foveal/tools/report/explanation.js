@@ -51,7 +51,8 @@ function loadReadings(id) {
 async function loadModel(model, index) {
   const [{ header, numbers }, pixels] = await Promise.all([
     loadReadings(model.readings), loadPicture(model.picture)]);
-  return { ...model, ...header, ...pixels, numbers, index };
+  const title = model.which ? `${model.model}, ${model.which}` : model.model;
+  return { ...model, title, ...header, ...pixels, numbers, index };
 }
 
 // ------------------------------------------------------------------ choosing
@@ -136,7 +137,7 @@ function buildPanel(model, name, key, blocks) {
     Object.assign(panel.choice, change());
     plan();
   };
-  const place = `${model.model}, ${name}`;
+  const place = `${model.title}, ${name}`;
   panel.slider = element("input", {
     type: "range", min: 0, max: blocks.length - 1, "aria-label": `${place}: block`,
     input: choose(() => ({ block: Number(panel.slider.value) })), hidden: blocks.length < 2 });
@@ -156,17 +157,23 @@ function buildPanel(model, name, key, blocks) {
   return panel;
 }
 
-/** The model's name; wherever its readings are seen, whether they are noise. */
+/** The model's name, and what tells it from another of that name. */
+function named(model, ...more) {
+  const which = model.which ? [" ", element("span", { class: "which" }, model.which)] : [];
+  return element("h4", {}, model.model, ...more, ...which);
+}
+
+/** As `named`; wherever its readings are seen, whether they are noise. */
 function heading(model) {
   const tag = model.isTrained ? [] : [" ", element("span", { class: "tag" }, "untrained")];
-  return element("h4", {}, model.model, ...tag);
+  return named(model, ...tag);
 }
 
 function framed(panel) {
   const { model, name } = panel;
   // A sheet of paper need not begin with the stage's name.
   const where = element("p", { class: "for-print" }, capital(name));
-  return element("article", { class: "panel", "aria-label": `${model.model}, ${name}` },
+  return element("article", { class: "panel", "aria-label": `${model.title}, ${name}` },
     element("div", {}, heading(model), where, panel.block, panel.slider),
     panel.choosers, panel.figure,
     element("div", { class: "texts" }, panel.words, panel.about));
@@ -199,7 +206,7 @@ function drawPanel(panel) {
   const drawn = DRAWINGS[view.type](panel, view, label, block);
   panel.words.textContent = `${capital(drawn.words)}.${drawn.note ? ` ${drawn.note}` : ""}`;
   panel.legend.replaceChildren(...drawn.legends);
-  const parts = [panel.model.model, panel.name, panel.block.textContent];
+  const parts = [panel.model.title, panel.name, panel.block.textContent];
   const name = parts.filter((text) => text).join(", ");
   const what = `${view.title}${labels[label] ? `, ${labels[label]}` : ""}`;
   const image = isChart ? panel.chart.querySelector("svg") : panel.canvas;
@@ -284,9 +291,11 @@ function circleLegend(count, canvas) {
 
 function buildCard(model) {
   const [height, width] = model.inputSize;
-  const source = model.isTrained ? capital(model.source) : "Random weights";
-  return element("article", { class: "panel card", "aria-label": model.model },
-    element("div", {}, element("h4", {}, model.model), element("p", { class: "about" },
+  // The path of a file as it was given.
+  const source = model.isTrained ? `Weights: ${model.weights}` : "Random weights";
+  const apart = model.which === model.weights ? "" : model.which;
+  return element("article", { class: "panel card", "aria-label": model.title },
+    element("div", {}, named({ ...model, which: apart }), element("p", { class: "about" },
       `${source}; input of ${height}\u00a0×\u00a0${width} pixels.`)),
     element("div", {}, ...bannersOf(model)),
     element("div", { class: "pair" }, buildPicture(model), ...activationOf(model)),
@@ -309,7 +318,7 @@ function drawPicture({ picture: model, canvas }) {
   const context = canvas.getContext("2d");
   drawUnder(context, model.picture);
   drawCross(context, state.settings.y, state.settings.x);
-  canvas.setAttribute("aria-label", `What ${model.model} saw; the query is ${queryInWords()}.`);
+  canvas.setAttribute("aria-label", `What ${model.title} saw; the query is ${queryInWords()}.`);
 }
 
 /** The class activation map, as a panel of its own without a slider. */
@@ -327,13 +336,13 @@ function activationOf(model) {
 
 function buildScores(model) {
   if (model.scores.length === 0) return element("p", { class: "about" }, "No classifier.");
-  const items = model.scores.slice(0, 5).map(([name, probability]) => {
+  const items = model.scores.map(([name, probability]) => {
     const bar = element("span", { class: "fill", "aria-hidden": "true" });
     bar.style.width = `${100 * probability}%`;
     return element("li", {}, bar, element("span", { class: "name" }, name),
       element("span", { class: "percent" }, percent(probability)));
   });
-  const label = `likeliest classes of ${model.model}`;
+  const label = `likeliest classes of ${model.title}`;
   return element("ol", { class: "scores", "aria-label": label }, ...items);
 }
 
@@ -345,7 +354,7 @@ function buildRow(title, cells) {
 }
 
 function buildStage(stage, models) {
-  const name = `stage ${stage + 1}`;
+  const name = stage < 0 ? "elsewhere" : `stage ${stage + 1}`;
   return buildRow(capital(name), models.map((model) => {
     const blocks = model.blocks.filter((block) => block.stage === stage && block.views.length);
     if (blocks.length) return framed(buildPanel(model, name, `${model.index} ${stage}`, blocks));
@@ -367,8 +376,8 @@ function buildWhole(models) {
 }
 
 function nothing(model, name) {
-  return element("article", { class: "panel empty", "aria-label": `${model.model}, ${name}` },
-    element("h4", {}, model.model), element("p", { class: "about" }, "Nothing to be read here."));
+  return element("article", { class: "panel empty", "aria-label": `${model.title}, ${name}` },
+    named(model), element("p", { class: "about" }, "Nothing to be read here."));
 }
 
 async function showImage(index) {
@@ -379,9 +388,11 @@ async function showImage(index) {
   const models = await Promise.all(image.models.map(loadModel));
   if (state.image !== index) return;
   state.panels = [];
-  const stages = new Set(models.flatMap((model) => model.blocks.map((block) => block.stage)));
+  const found = new Set(models.flatMap((model) => model.blocks.map((block) => block.stage)));
+  // Mixers outside of stages, of stage −1, come last.
+  const stages = [...found].sort((a, b) => (a < 0) - (b < 0) || a - b);
   const rows = [buildRow("Overview", models.map(buildCard)), ...buildWhole(models),
-    ...[...stages].sort((a, b) => a - b).map((stage) => buildStage(stage, models))];
+    ...stages.map((stage) => buildStage(stage, models))];
   const columns = element("div", {
     class: models.length === 1 ? "models single" : "models", tabindex: "0", role: "region",
     "aria-label": "models side by side" }, ...rows);

@@ -16,6 +16,7 @@ from foveal.tools.explain.explanation import Explanation, ModelExplanation
 from foveal.tools.report import page as html
 from foveal.tools.report.colours import diverging, second_sequential, sequential
 from foveal.tools.report.encoding import STEPS, model_packet, text_of
+from foveal.tools.report.titles import distinctions, image_titles, weights_of
 
 _SCRIPTS = (
     "explanation_data.js",
@@ -93,14 +94,17 @@ def _data(explanation: Explanation, live: bool) -> Iterator[str]:
     when they are looked at."""
     pictures: dict[str, int] = {}
     images: list[dict[str, Any]] = []
-    for i, image in enumerate(explanation.images):
+    names = image_titles(explanation)
+    for i, (image, name) in enumerate(zip(explanation.images, names, strict=True)):
         models = []
-        for j, model in enumerate(image.models):
+        for j, (model, which) in enumerate(
+            zip(image.models, distinctions(image.models), strict=True)
+        ):
             identifier = f"readings-{i}-{j}"
             picture = pictures.setdefault(_picture(model.picture), len(pictures))
-            models.append({**_model(model), "picture": picture, "readings": identifier})
+            models.append({**_model(model, which), "picture": picture, "readings": identifier})
             yield _script(identifier, text_of(model_packet(model)))
-        images.append({"name": image.name, "notices": list(image.notices), "models": models})
+        images.append({"name": name, "notices": list(image.notices), "models": models})
     steps = STEPS[1]
     palettes = {
         "sequential": sequential(steps),
@@ -122,10 +126,12 @@ def _script(identifier: str, text: str) -> str:
     return f'<script type="application/json" id="{identifier}">{text}</script>'
 
 
-def _model(model: ModelExplanation) -> dict[str, Any]:
+def _model(model: ModelExplanation, which: str) -> dict[str, Any]:
+    """What the page says of a model; `which` tells it from others of its name."""
     return {
         "model": model.model,
-        "source": model.source,
+        "which": which,
+        "weights": weights_of(model),
         "isTrained": model.is_trained,
         "inputSize": list(model.input_size),
         "scores": [[score.name, round(score.probability, 6)] for score in model.scores],

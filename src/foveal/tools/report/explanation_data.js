@@ -40,9 +40,10 @@ function slice(numbers, array, index) {
   return { values, shape, low, high, source: array, index };
 }
 
-/** Index of the greatest value. */
+/** Index of the greatest value; what is none is not greater than any. */
 function greatest(values) {
-  return values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
+  const isGreater = (value, best) => value > best || (Number.isNaN(best) && !Number.isNaN(value));
+  return values.reduce((best, value, i) => (isGreater(value, values[best]) ? i : best), 0);
 }
 
 function clamp(value, low, high) {
@@ -84,8 +85,9 @@ function placeInWords([row, column], [rows, columns]) {
   return `row ${row + 1}, column ${column + 1} of ${rows}\u00a0×\u00a0${columns}`;
 }
 
-/** "block 3 of 6, focal modulation" */
+/** "block 3 of 6, focal modulation"; outside of stages the path instead of a number. */
 function blockInWords(block, blocks) {
+  if (block.stage < 0) return `${block.path}, ${block.kind}`;
   const count = 1 + Math.max(...blocks.map((other) => other.block));
   const name = block.block < 0 ? "downsampling" : `block ${block.block + 1} of ${count}`;
   return block.kind === name ? name : `${name}, ${block.kind}`;

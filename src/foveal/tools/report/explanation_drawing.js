@@ -190,7 +190,7 @@ function drawApart(context, kept, map, palette) {
   return `greatest ${within(map.values[best], map.low, map.high)} at ${place}`;
 }
 
-/** Cells of the map around the query, outlined, in colours of their own. */
+/** Cells around the query as far as they are on the map, outlined, in colours of their own. */
 function drawWindow(context, near, attention, palette, opacity) {
   const { width, height } = context.canvas;
   const [rows, columns] = attention.size;
@@ -281,6 +281,8 @@ function drawAttention(context, kept, grey, reading, index, palettes, settings) 
   }
   const parts = words.length > 1 ? [`${words.join(", ")} of the attention`] : [];
   parts.push(...strongest(legends));
+  const off = attention.window ? attention.off[index] : 0;
+  if (off > 0) parts.push(`${percent(off)} on padding off the map`);
   if (attention.points) {
     const places = slice(numbers, attention.points, index).values;
     const mass = slice(numbers, attention.mass, index).values;
@@ -292,7 +294,7 @@ function drawAttention(context, kept, grey, reading, index, palettes, settings) 
   return { words: `query at ${place}: ${parts.join("; ")}`, legends };
 }
 
-/** The cell of each part that has most. */
+/** The cell of each part that has most; what is off the map has no values. */
 function strongest(legends) {
   return legends.map(({ one, values, shape }) => {
     const best = greatest(values);

@@ -1,4 +1,4 @@
-"""The page from a server of this machine alone, which computes every query that is asked for."""
+"""The page from a server of this machine alone, which answers any query, not only stored ones."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -34,7 +34,8 @@ def serve(
 
     Args:
         explanation: of the page.
-        query: computes one query of a `QueryView`; called by one request at a time.
+        query: the attention of one query of a `QueryView`, such as `Explained.query`, which looks
+            it up in what was recorded; called by one request at a time.
         port: of 127.0.0.1; 0 takes a free one.
         started: is told the page's address.
 
@@ -93,7 +94,8 @@ class ExplanationServer(ThreadingHTTPServer):
         asked, y, x = _read(text)
         if asked not in self._known:
             raise FovealError("No such query: choose one of the page's attention views.")
-        # A network's hooks and caches are not for two at a time.
+        # Recorded readings answer without a network, but another function may not be for two at
+        # a time.
         with self._lock:
             return query_packet(
                 self._query(asked.image, asked.model, asked.path, asked.title, y, x)
@@ -154,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         except FovealError as error:
             self._send(HTTPStatus.BAD_REQUEST, str(error).encode())
         except RuntimeError as error:
-            # What torch raises, out of memory among others: the next query may do well.
+            # Whatever the function met, such as too little memory: the next query may do well.
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode())
         else:
             self._send(HTTPStatus.OK, packet, "application/octet-stream")
