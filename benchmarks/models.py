@@ -20,12 +20,13 @@ import timm
 import torch
 from timm.models import focalnet as timm_focalnet
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import foveal
 from benchmarks import timing
 from benchmarks.naive import make_naive
+from foveal.tools.cost import count_flops
+from foveal.tools.latency.engines import LAYOUTS
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
 PEERS = {
@@ -37,7 +38,6 @@ PEERS = {
     "cloformer_xxs": "mobilevitv2_100",
 }
 DEFAULT_SIZE = 224
-LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,6 @@ class Result:
     gflop: dict[str, float]
     race: timing.Race
     peak_memory_mb: dict[str, float]
-
-
-def gflop_of(model: nn.Module, size: int) -> float:
-    """10⁹ floating-point operations of products and convolutions for one image."""
-    counter = FlopCounterMode(display=False)
-    parameter = next(model.parameters())
-    # The counter follows modules by their gradients, so these stay on.
-    with counter:
-        model(torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device))
-    return counter.get_total_flops() / 1e9
 
 
 def peer_of(network: str, ours: nn.Module, size: int) -> tuple[str, nn.Module, int]:
@@ -152,7 +142,7 @@ def contestants_of(network: str, size: int, args: argparse.Namespace) -> dict[st
     ours, peer = (m.to(device, dtype).train(args.train) for m in (ours, peer))
     literal = make_naive(ours)
     # The literal form has every product that there is as one that the counter knows.
-    work = gflop_of(literal, size)
+    work = count_flops(literal, size)
     found: dict[str, tuple[nn.Module, int, float]] = {}
     if args.prepared:
         prepare = getattr(foveal, "prepare_for_inference")  # noqa: B009 - main has made sure of it
@@ -162,7 +152,7 @@ def contestants_of(network: str, size: int, args: argparse.Namespace) -> dict[st
         found["ours"] = (ours, size, work)
     if args.naive:
         found["naive"] = (literal, size, work)
-    found[peer_name] = (peer, peer_size, gflop_of(peer, peer_size))
+    found[peer_name] = (peer, peer_size, count_flops(peer, peer_size))
     ready = {}
     for name, (model, side, gflop) in found.items():
         layout = "channels first"

@@ -21,22 +21,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
-from matplotlib.transforms import Bbox
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from foveal.files import atomic_path
-from foveal.models.weights import WEIGHTS
+from foveal.models.weights import published_top1
+from foveal.tools.latency.plot import COLOURS, MARKERS, name_points, plain_numbers
 
 RESULTS = Path(__file__).parent / "results"
-# Okabe and Ito's colours, which everyone can tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKERS = "osD^vph"
-# Published ImageNet-1K top-1 at the default size: arXiv 2201.03545, 2103.14030, 2206.02680.
-PEER_TOP1 = {
-    "timm convnext_tiny": 82.1,
-    "timm swin_tiny_patch4_window7_224": 81.3,
-    "timm mobilevitv2_100": 78.1,
-}
 
 
 def load(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -54,7 +45,8 @@ def accuracy(files: Sequence[Path], output: Path, batch: int = 1) -> None:
         for name, spread in result["race"]["milliseconds"].items():
             ours = name == "ours"
             label = result["network"] if ours else name
-            top1 = WEIGHTS[label][0].top1 if ours else PEER_TOP1.get(name)
+            peer = name.replace("timm ", "timm:")
+            top1 = published_top1(label if ours else peer, result["sizes"][name])
             if top1 is not None:
                 points[label] = (spread["median"] / batch, top1, ours)
     kinds = ((True, "Foveal", "o"), (False, "timm", "s"))
@@ -63,12 +55,12 @@ def accuracy(files: Sequence[Path], output: Path, batch: int = 1) -> None:
         colour = COLOURS[0] if ours else "#888888"
         axes.scatter(*zip(*chosen, strict=True), c=colour, marker=style, label=name, zorder=3)
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis, [ms for ms, _, _ in points.values()])
+    plain_numbers(axes.xaxis, [ms for ms, _, _ in points.values()])
     axes.margins(0.18, 0.1)
     axes.set_xlabel(f"milliseconds per image, batch {batch}")
     axes.set_ylabel("published ImageNet-1K top-1, %")
     axes.legend(frameon=False, loc="lower right")
-    _name_points(axes, {_short(label): (ms, top1) for label, (ms, top1, _) in points.items()})
+    name_points(axes, {_short(label): (ms, top1) for label, (ms, top1, _) in points.items()})
     _finish(figure, [axes], record, output)
 
 
@@ -137,36 +129,6 @@ def roofline(files: Sequence[Path], output: Path) -> None:
 
 def _short(label: str) -> str:
     return label.removeprefix("timm ").removesuffix("_patch4_window7_224")
-
-
-def _name_points(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
-    """A label at each point, on whichever side it covers the least of what is there already."""
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
-    dots = [axes.transData.transform(at) for at in points.values()]
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
-    sides = [(7, 4, "left"), (7, -11, "left"), (-7, 4, "right"), (-7, -11, "right")]
-    for label, at in points.items():
-        boxes = []
-        for dx, dy, align in sides:
-            style: dict[str, Any] = {"fontsize": 8, "ha": align, "textcoords": "offset points"}
-            text = axes.annotate(label, at, xytext=(dx, dy), **style)
-            boxes.append((text, text.get_window_extent()))
-        covered = [sum(box.overlaps(other) for other in taken) for _, box in boxes]
-        best = covered.index(min(covered))
-        taken.append(boxes[best][1])
-        for index, (text, _) in enumerate(boxes):
-            if index != best:
-                text.remove()
-
-
-def _plain_numbers(axis: Any, values: Sequence[float]) -> None:
-    """Ticks at 1, 2 and 5 of every power of ten within the values, as plain numbers."""
-    ticks = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5)]
-    ticks = [t for t in ticks if min(values) / 2 <= t <= max(values) * 2]
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_minor_locator(NullLocator())
 
 
 def _finish(figure: Figure, panels: Sequence[Axes], record: dict[str, Any], output: Path) -> None:

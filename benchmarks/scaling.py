@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import foveal
 from benchmarks import timing
 from foveal.files import atomic_path
+from foveal.tools.cost import reset_resident_peak, resident_now, resident_peak
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -69,18 +69,11 @@ class Curve:
     memory_power: float
 
 
-def resident(field: str) -> float:
-    """Of this process, in 10⁶ bytes: VmRSS is now, VmHWM the most since the start (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise LookupError(field)
-
-
-def forget_peak() -> None:
-    """Let VmHWM fall to what is resident now; where the system does not, the start counts too."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def known(megabytes: float | None) -> float:
+    """What only Linux tells."""
+    if megabytes is None:
+        raise SystemExit("Memory on a processor is measured on Linux only: give --device cuda.")
+    return megabytes
 
 
 @torch.inference_mode()
@@ -98,15 +91,16 @@ def measure(network: str, size: int, args: argparse.Namespace, answer: Connectio
     else:
         # Whatever a first pass sets up once is not the size's.
         model(image[:, :, :64, :64])
-        forget_peak()
-        before = resident("VmRSS")
+        # Where the system does not let the peak fall, the start counts too.
+        reset_resident_peak()
+        before = known(resident_now())
     milliseconds, start = [], time.perf_counter()
     for _ in range(args.rounds + 1):
         milliseconds.append(timing.milliseconds_of(model, [(image,)], 1, device))
         if time.perf_counter() - start > args.seconds:
             break
     peak = torch.cuda.max_memory_allocated(device) / 1e6 - before / 1e6 if on_gpu else 0.0
-    peak = peak if on_gpu else resident("VmHWM") - before
+    peak = peak if on_gpu else known(resident_peak()) - before
     # The first pass fills tables and buffers, unless it was the only one that there was time for.
     kept = milliseconds[1:] or milliseconds
     answer.send(Point(size, timing.spread(kept), peak))

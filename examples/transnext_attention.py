@@ -13,6 +13,7 @@ from foveal.tools.explain import (
     explain_images,
     read_picture,
 )
+from foveal.tools.explain.reading_views import QUERIES
 from foveal.tools.explain.views import QueryView
 from foveal.tools.report.explanation_figures import figure_of_rows
 from foveal.tools.trained import model_by_name
@@ -24,7 +25,7 @@ parser.add_argument("--pretrained", action="store_true")
 parser.add_argument("--output", default="transnext_attention.png")
 
 # Rows and columns of three queries, as fractions of the picture.
-QUERIES = ((0.35, 0.3), (0.5, 0.5), (0.75, 0.6))
+PLACES = ((0.35, 0.3), (0.5, 0.5), (0.75, 0.6))
 
 
 def view_of(seen: QueryAttention) -> QueryView:
@@ -40,11 +41,13 @@ if __name__ == "__main__":
     cat = load_photographs()[1]
     picture = read_picture(options.photo) if options.photo else Picture(cat.name, cat.image)
     trained = model_by_name(options.model, pretrained=options.pretrained)
-    explained = explain_images([trained], [picture], ExplainSettings(method=None))
+    explained = explain_images(
+        [trained], [picture], ExplainSettings(method=None, keep_readings=True)
+    )
     seen = explained.explanation.images[0].models[0]
     rows = []
     for block in seen.last_blocks:
-        queries = [explained.query(0, 0, block.path, "", *place) for place in QUERIES]
+        queries = [explained.query(0, 0, block.path, QUERIES, *place) for place in PLACES]
         rows.append((f"stage {block.stage + 1}\n{block.kind}", [view_of(q) for q in queries]))
     warning = "" if trained.is_trained else ", untrained: noise"
     title = f"attention of three positions in {options.model}{warning}"

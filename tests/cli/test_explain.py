@@ -63,7 +63,28 @@ def test_untrained_networks_get_a_banner(foveal: Foveal, photo: Path, tmp_path: 
     done = foveal("explain", photo, models, f"--output={tmp_path / 'seen'}", *QUICK)
     assert done.code == 0 and "UNTRAINED: efficientmod_xxs, timm:resnet10t have" in done.err
     page = (tmp_path / "seen" / "index.html").read_text()
-    assert "No mixer with readings; effective_receptive_field" in page
+    assert "No mixer with readings: class activation, --faithful and --erf still apply" in page
+    assert "timm:resnet10t: No mixer with readings" in done.err
+
+
+def test_a_new_page_has_nothing_of_the_last_one(
+    foveal: Foveal, photo: Path, trained: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "seen"
+    for folder, name in (("figures", "a--b.png"), ("figures", "mine.png"), ("arrays", "a--b.npz")):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+        (output / folder / name).touch()
+    (output / "index.html").touch()
+    flags = [f"--models={trained}", f"--output={output}", "--overwrite", *QUICK]
+    assert foveal("explain", photo, *flags).code == 0
+    left = sorted(str(p.relative_to(output)) for p in output.rglob("*.*"))
+    assert left == ["figures/mine.png", "index.html"]
+
+
+def test_no_arrays_without_readings(foveal: Foveal, photo: Path, tmp_path: Path) -> None:
+    flags = ["--models=timm:resnet10t", f"--output={tmp_path / 'seen'}", "--arrays", *QUICK]
+    done = foveal("explain", photo, *flags)
+    assert done.code == 0 and "Arrays:" not in done.out and "No arrays" in done.err
 
 
 def test_figures_and_arrays(foveal: Foveal, photo: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,14 +1,25 @@
 """Arguments before and after jsonargparse: spelling, and errors as sentences."""
 
 import re
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from foveal.errors import OptionError, closest
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Adds a default to the help only where it says something that the help does not."""
+
+    def _get_help_string(self, action: Action) -> str:
+        told = action.help or ""
+        if action.default in (None, False, "==SUPPRESS==") or action.default == []:
+            return told
+        return told if "default" in told else super()._get_help_string(action)
+
 
 Commands = Mapping[str, ArgumentParser]
 

@@ -1,6 +1,8 @@
 """`foveal explain`: what networks look at in images, as one page."""
 
+import socket
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -9,9 +11,10 @@ from foveal.cli.arguments import UsageError
 from foveal.cli.console import note
 from foveal.cli.model_choice import add_option_argument, chosen_models
 from foveal.cli.progress import progress_bar
+from foveal.errors import MissingExtraError
 from foveal.files import require_writable
 from foveal.tools.explain.class_activation import METHODS
-from foveal.tools.explain.picture import read_picture
+from foveal.tools.explain.picture import read_pictures
 from foveal.tools.explain.run import Explained, ExplainSettings, explain_images
 from foveal.tools.report.explanation import write_explanation_page
 from foveal.tools.report.explanation_files import write_arrays, write_figures
@@ -67,13 +70,17 @@ def run(options: Namespace) -> None:
     """Explain, write, and say where."""
     settings = _settings(options)
     page = _page(options)
-    pictures = [read_picture(path) for path in options.images]
+    pictures = read_pictures(options.images)
     for picture in pictures:
         for notice in picture.notices:
             note(f"{picture.name}: {notice}")
     models = chosen_models(options)
-    with progress_bar("pictures") as done:
+    with progress_bar("steps") as done:
         explained = explain_images(models, pictures, settings, done)
+    for model in explained.explanation.images[0].models:
+        if model.note is not None:
+            note(f"{model.model}: {model.note}")
+    _remove_earlier(page)
     write_explanation_page(explained.explanation, page)
     print(f"Page: {page}")
     _write_more(options, explained, page.parent)
@@ -87,7 +94,7 @@ def run(options: Namespace) -> None:
 
 
 def _settings(options: Namespace) -> ExplainSettings:
-    """What to compute, if the flags make sense together."""
+    """What to compute, if the flags make sense together and what they need is installed."""
     for name in ("top", "queries"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} is 1 or more, got {getattr(options, name)}.")
@@ -97,24 +104,49 @@ def _settings(options: Namespace) -> ExplainSettings:
         raise UsageError("--port goes with --serve.")
     if options.faithful and options.method == "none":
         raise UsageError("--faithful needs a --method other than none, whose map it judges.")
+    if options.faithful and find_spec("pytorch_grad_cam") is None:
+        raise MissingExtraError("grad-cam", "explain")
+    if options.figures and find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "explain")
     return ExplainSettings(
         top=options.top,
         queries=options.queries,
         method=None if options.method == "none" else options.method,
         faithfulness=options.faithful,
         receptive_field=options.erf,
+        keep_readings=options.arrays or options.serve,
     )
 
 
 def _page(options: Namespace) -> Path:
-    """Where the page goes, if it may."""
+    """Where the page goes, if it and all else may be written and served."""
     page = Path(options.output or DEFAULT_OUTPUT) / "index.html"
     if options.output is not None and not options.overwrite and page.exists():
         raise UsageError(
             f"{page} is there already; replace it with --overwrite, or choose another --output."
         )
     require_writable(page)
+    for name in ("figures", "arrays"):
+        if getattr(options, name):
+            require_writable(page.parent / name / "file")
+    if options.port:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", options.port))
+            except OSError as error:
+                raise UsageError(
+                    f"--port {options.port} cannot be used: {error.strerror}; leave it out for any "
+                    "that is free."
+                ) from error
     return page
+
+
+def _remove_earlier(page: Path) -> None:
+    """Figures and arrays of the page that is about to be replaced, and nothing else."""
+    if page.exists():
+        for pattern in ("figures/*--*.png", "figures/*--*.svg", "arrays/*--*.npz"):
+            for path in page.parent.glob(pattern):
+                path.unlink()
 
 
 def _write_more(options: Namespace, explained: Explained, folder: Path) -> None:
@@ -125,5 +157,8 @@ def _write_more(options: Namespace, explained: Explained, folder: Path) -> None:
         print(f"Figures: {folder / 'figures'}")
     if options.arrays:
         with progress_bar("files") as done:
-            write_arrays(explained, folder / "arrays", done)
-        print(f"Arrays: {folder / 'arrays'}")
+            written = write_arrays(explained, folder / "arrays", done)
+        if written:
+            print(f"Arrays: {folder / 'arrays'}")
+        else:
+            note("No arrays, as no model has readings.")

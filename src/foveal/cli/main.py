@@ -10,7 +10,9 @@ from jsonargparse import ArgumentParser
 import foveal
 from foveal.cli import (
     average,
+    bench,
     convert,
+    demo,
     evaluate,
     explain,
     export,
@@ -20,7 +22,7 @@ from foveal.cli import (
     robustness,
     train,
 )
-from foveal.cli.arguments import normalise, usage_error
+from foveal.cli.arguments import HelpFormatter, normalise, usage_error
 from foveal.cli.interruption import interruptible
 from foveal.errors import FovealError
 
@@ -30,6 +32,8 @@ COMMANDS = {
     "robustness": robustness,
     "predict": predict,
     "explain": explain,
+    "demo": demo,
+    "bench": bench,
     "models": models,
     "export": export,
     "convert": convert,
@@ -85,11 +89,16 @@ def create_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         description="Train, judge and use FocalNet, TransNeXt, CloFormer, DAT and EfficientMod.",
         version=foveal.__version__,
         exit_on_error=False,
+        formatter_class=HelpFormatter,
     )
     subcommands = parser.add_subcommands(required=True, metavar="COMMAND")
     commands: dict[str, ArgumentParser] = {}
     for name, module in COMMANDS.items():
-        command = ArgumentParser(description=module.SUMMARY.capitalize() + ".", exit_on_error=False)
+        command = ArgumentParser(
+            description=module.SUMMARY.capitalize() + ".",
+            exit_on_error=False,
+            formatter_class=HelpFormatter,
+        )
         module.add_arguments(command)
         subcommands.add_subcommand(name, command, help=module.SUMMARY)
         commands[name] = command

@@ -31,6 +31,7 @@ class Table:
         decimals: of the columns that hold fractions.
         text_columns: how many, from the left, hold words.
         most: rows that the console shows; the files have all.
+        foot: what stands below it in Markdown.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Table:
     decimals: int = 2
     text_columns: int = 1
     most: int | None = None
+    foot: str = ""
 
     def cells(self) -> list[list[str]]:
         """The rows as a person reads them."""
@@ -140,7 +142,8 @@ def to_markdown(tables: Sequence[Table]) -> str:
         words = table.text_columns
         rule = [" --- " if index < words else " ---: " for index in range(len(table.columns))]
         lines = [f"### {table.title}", "", _line(table.columns), f"|{'|'.join(rule)}|"]
-        parts.append("\n".join([*lines, *(_line(row) for row in table.cells())]))
+        foot = ["", table.foot] if table.foot else []
+        parts.append("\n".join([*lines, *(_line(row) for row in table.cells()), *foot]))
     return "\n\n".join(parts) + "\n"
 
 

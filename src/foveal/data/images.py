@@ -71,7 +71,7 @@ def read_image(source: str | Source, mode: str = "RGB", at_most: int | None = No
     Args:
         source: the image.
         mode: PIL's, "L", "RGB" or "RGBA".
-        at_most: pixels of the longer side, to which a larger image is reduced.
+        at_most: pixels of the shorter side, to which a larger image is reduced.
 
     Raises:
         ImageError: the file is missing, empty, or no image that can be decoded.
@@ -82,7 +82,7 @@ def read_image(source: str | Source, mode: str = "RGB", at_most: int | None = No
         with Image.open(_stream(source)) as image:
             if at_most is not None:
                 # A JPEG is decoded at a fraction of its size, no smaller than this.
-                image.draft(None, (at_most, at_most))
+                image.draft(None, reduced_size(image.size, at_most))
             return _reduced(to_mode(ImageOps.exif_transpose(image), mode), at_most)
     except _DECODE_ERRORS as error:
         name = source.name if isinstance(source, EncodedImage) else source
@@ -91,12 +91,15 @@ def read_image(source: str | Source, mode: str = "RGB", at_most: int | None = No
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """`image` in `mode`: 16-bit greys scaled to 8 bits, transparent parts laid on white.
+    """`image` in `mode`: greys of 16 bits or in [0, 1] scaled, transparent parts laid on white.
 
     PIL alone would clip the former, and show whatever colour hides under the latter.
     """
     if is_16_bit(image):
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode == "F" and image.getextrema()[1] <= 1:  # pyright: ignore[reportOperatorIssue]
+        # Intensities in [0, 1], which PIL would take for almost black.
+        image = image.point(lambda value: value * 255 + 0)
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -112,10 +115,16 @@ def is_16_bit(image: Image.Image) -> bool:
     return isinstance(highest, int | float) and highest > 255
 
 
+def reduced_size(size: tuple[int, int], at_most: int) -> tuple[int, int]:
+    """Width and height with a shorter side of no more than `at_most`, in about the proportions."""
+    factor = min(1.0, at_most / min(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
 def _reduced(image: Image.Image, at_most: int | None) -> Image.Image:
-    if at_most is not None and max(image.size) > at_most:
-        image.thumbnail((at_most, at_most), Image.Resampling.LANCZOS)
-    return image
+    if at_most is None or min(image.size) <= at_most:
+        return image
+    return image.resize(reduced_size(image.size, at_most), Image.Resampling.LANCZOS)
 
 
 def verify_image(source: Source) -> BadImage | None:

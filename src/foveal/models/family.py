@@ -95,7 +95,7 @@ def find_variant(name: str) -> tuple[Family, BackboneConfig]:
             return family, family.variants[name]
     known = [variant for family in FAMILIES for variant in family.variants]
     raise FovealError(
-        f"Unknown model {name!r}.{closest(name, known)} foveal.list_models() has all of them."
+        f"Unknown model {name!r}.{closest(name, known)} `foveal models` lists them all."
     )
 
 

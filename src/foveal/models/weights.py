@@ -274,6 +274,32 @@ WEIGHTS: dict[str, tuple[Weights, ...]] = {
     ),
 }
 
+# Published ImageNet-1K top-1 of networks in timm, by the side of the images in pixels:
+# arXiv 2201.03545, 2103.14030, 2206.02680, 1905.02244, github.com/mit-han-lab/efficientvit,
+# 2307.09283 (distilled).
+PEER_TOP1: dict[str, dict[int, float]] = {
+    "timm:convnext_tiny": {224: 82.1},
+    "timm:swin_tiny_patch4_window7_224": {224: 81.3},
+    "timm:mobilevitv2_100": {256: 78.1},
+    "timm:mobilenetv3_large_100": {224: 75.2},
+    "timm:efficientvit_b1": {224: 79.4, 256: 79.9, 288: 80.4},
+    "timm:repvit_m1_0": {224: 80.0},
+}
+
+
+def published_top1(name: str, image_size: int) -> float | None:
+    """What a network's authors report for images of this size, in per cent; None if unknown.
+
+    Args:
+        name: as for `foveal.create_model`, with a checkpoint's tag or without.
+        image_size: side in pixels.
+    """
+    if name in PEER_TOP1:
+        return PEER_TOP1[name].get(image_size)
+    variant, _, tag = name.removeprefix("foveal_").partition(".")
+    records = (w for w in WEIGHTS.get(variant, ()) if not tag or w.tag == tag)
+    return next((w.top1 for w in records if w.input_size == image_size), None)
+
 
 def timm_cfg(weights: Weights, reduction: int) -> dict[str, Any]:
     """timm's record of a checkpoint, for a network whose last map has one cell per `reduction`."""

@@ -1,5 +1,6 @@
-"""What running a model costs: images per second and peak memory, measured while it works."""
+"""What running a model costs: images per second, peak memory, and floating-point operations."""
 
+import copy
 import platform
 import statistics
 import sys
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveal.kernels.dispatch import use_backend
 
 T = TypeVar("T")
 
@@ -52,7 +57,7 @@ class CostMeter:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            _reset_resident_peak()
+            reset_resident_peak()
 
     def time(self, forward: Callable[[], T], num_images: int) -> T:
         """Run `forward` on so many images, to its end on the device, and note the time."""
@@ -103,10 +108,8 @@ def resident_peak() -> float | None:
 
     Since the last reset where the system has one (Linux), else since the start.
     """
-    if _STATUS.exists():
-        for line in _STATUS.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    if (peak := _status("VmHWM")) is not None:
+        return peak
     if sys.platform == "win32":
         return None
     import resource
@@ -116,12 +119,41 @@ def resident_peak() -> float | None:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _reset_resident_peak() -> None:
-    """Let the high-water mark fall to what is resident now, where the system allows it."""
+def resident_now() -> float | None:
+    """What the process has resident, in MB of 10⁶ bytes; None but on Linux."""
+    return _status("VmRSS")
+
+
+def reset_resident_peak() -> bool:
+    """Let the high-water mark fall to what is resident now; whether the system allowed it."""
     try:
         _CLEAR.write_text("5")
     except OSError:
-        return
+        return False
+    return True
+
+
+def count_flops(model: nn.Module, image_size: int, in_chans: int = 3) -> float:
+    """10⁹ floating-point operations of one square image, a multiply-add being two.
+
+    Matrix products and convolutions are counted, by torch.utils.flop_counter, nothing else; what is
+    fused in the network's fastest form counts as in its plain one. Nothing is computed.
+    """
+    plain = copy.deepcopy(model).to("meta")
+    image = torch.empty(1, in_chans, image_size, image_size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with use_backend("reference"), counter:
+        plain(image.to(next((p.dtype for p in plain.parameters()), image.dtype)))
+    return counter.get_total_flops() / 1e9
+
+
+def _status(field: str) -> float | None:
+    """A line of what Linux says of this process, in 10⁶ bytes."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return None
 
 
 def _processor() -> str:

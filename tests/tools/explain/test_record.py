@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 import foveal
 from foveal.errors import FovealError, OptionError
+from foveal.mixers import FocalModulation
 from foveal.tools.explain.modulations import FocalModulationReading
 from foveal.tools.explain.reading import OtherReading
 from foveal.tools.explain.reading_views import views_of
-from foveal.tools.explain.record import READINGS, record
+from foveal.tools.explain.record import READINGS, read, record
 from foveal.tools.explain.views import CurveView, MapView, PointView, QueryView
 from tests.models.families import SMALLEST, shallow
 
@@ -112,3 +113,32 @@ def test_half_precision_is_read_in_single() -> None:
     reading = recording["stages.0.blocks.0.mixer"]
     assert isinstance(reading, FocalModulationReading)
     assert reading.modulator.dtype == np.float32
+
+
+def test_a_mixer_of_ones_own_kind_of_ours() -> None:
+    class Mine(FocalModulation):
+        pass
+
+    assert isinstance(read(Mine(8), torch.randn(1, 8, 5, 5)), FocalModulationReading)
+
+
+def test_a_mixer_called_by_keyword() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixer = FocalModulation(8)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.mixer(x=image)
+
+    model = Outer()
+    with record(model) as recording, torch.no_grad():
+        model(torch.randn(1, 8, 5, 5))
+    assert list(recording) == ["mixer"]
+
+
+def test_a_compiled_network_is_refused() -> None:
+    """It has run before without hooks, and goes on without them."""
+    compiled = torch.compile(shallow("efficientmod_xxs"), backend="eager")
+    with pytest.raises(FovealError, match=r"give record\(model._orig_mod\)"):
+        record(compiled).__enter__()  # pyright: ignore[reportArgumentType]

@@ -1,5 +1,6 @@
 """Models over images: what is shown of each, what is said, and live queries."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from PIL import ExifTags, Image
 
 from foveal.data.transforms import Preprocessing
 from foveal.errors import FovealError, OptionError
-from foveal.tools.explain.picture import Picture, read_picture, seen_part
+from foveal.tools.explain.picture import Picture, distinct_names, read_picture, seen_part
 from foveal.tools.explain.run import ExplainSettings, explain_images, place_of
 from foveal.tools.explain.views import CurveView, MapView, QueryView
+from foveal.tools.predict import predict_images
 from foveal.tools.trained import TrainedModel, model_by_name
 from tests.pictures import write_folder
 
@@ -83,7 +85,8 @@ def test_a_large_input_is_reduced_and_said() -> None:
 
 
 def test_live_queries_are_those_of_the_page() -> None:
-    explained = explain_images([small("transnext_micro")], [noise()], QUICK)
+    kept = replace(QUICK, keep_readings=True)
+    explained = explain_images([small("transnext_micro")], [noise()], kept)
     block = explained.explanation.images[0].models[0].blocks[1]
     view = block.views[0]
     assert isinstance(view, QueryView)
@@ -98,6 +101,57 @@ def test_live_queries_are_those_of_the_page() -> None:
     for wrong in ((1, 0, block.path), (0, 5, block.path), (0, -1, block.path), (0, 0, "head")):
         with pytest.raises(FovealError, match="There is no"):
             explained.query(*wrong, view.title, 0.5, 0.5)
+    with pytest.raises(FovealError, match="There is no 'gates'"):
+        explained.query(0, 0, block.path, "gates", 0.5, 0.5)
+
+
+def test_readings_are_let_go_unless_they_are_kept() -> None:
+    explained = explain_images([small("efficientmod_xxs")], [noise()], QUICK)
+    assert [len(recording) for row in explained.recordings for recording in row] == [0]
+    assert explained.explanation.images[0].models[0].blocks
+
+
+def test_a_mixer_outside_of_the_stages_stands_apart() -> None:
+    class Stem(torch.nn.Module):
+        def __init__(self, stem: torch.nn.Module):
+            super().__init__()
+            self.stem = stem
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.stem(x)
+
+        def readings(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"mine": self.stem(x)}
+
+    trained = small("focalnet_tiny_srf")
+    trained.model.stem = Stem(trained.model.get_submodule("stem"))
+    (image,) = explain_images([trained], [noise()], QUICK).explanation.images
+    apart, *others = image.models[0].blocks
+    assert (apart.path, apart.stage, apart.block, apart.kind) == ("stem", -1, 0, "other")
+    assert [view.title for view in apart.views] == ["mine"]
+    assert [block.path for block in others] == [f"stages.{i}.blocks.0.mixer" for i in range(4)]
+    assert all(block.stage >= 0 for block in image.models[0].last_blocks)
+
+
+def test_a_wide_picture_is_seen_as_predict_sees_it(tmp_path: Path) -> None:
+    """Only its middle is looked at, so that its length is no reason to make it smaller."""
+    pixels = np.random.default_rng(1).integers(0, 255, (300, 6000, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    trained = small("efficientmod_xxs")
+    (predicted,) = predict_images(trained, [tmp_path / "wide.png"], top=3)
+    picture = read_picture(tmp_path / "wide.png")
+    (image,) = explain_images([trained], [picture], QUICK).explanation.images
+    assert list(image.models[0].scores) == list(predicted.scores)
+    assert picture.notices == ()
+
+
+def test_progress_counts_receptive_fields() -> None:
+    told = []
+    settings = replace(QUICK, method=None, receptive_field=True)
+    models = [small("efficientmod_xxs"), small("focalnet_tiny_srf", embed_dim=8)]
+    explained = explain_images(models, [noise(), noise()], settings, lambda *n: told.append(n))
+    assert told == [(i, 8) for i in range(1, 9)]
+    assert [len(m.views) for image in explained.explanation.images for m in image.models] == [1] * 4
 
 
 def test_nothing_to_explain_and_wrong_settings() -> None:
@@ -142,19 +196,41 @@ def test_the_part_that_is_seen() -> None:
 def test_pictures_say_what_was_done_to_them(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    Image.new("L", (3000, 60)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("L", (3000, 2100)).save(tmp_path / "a.jpg", exif=exif)
     Image.new("RGBA", (40, 60)).save(tmp_path / "b.png")
+    Image.new("RGBA", (40, 60), (9, 9, 9, 255)).save(tmp_path / "e.png")
     Image.new("CMYK", (40, 60)).save(tmp_path / "c.jpg")
     Image.fromarray(np.full((9, 9), 60000, np.uint16)).save(tmp_path / "d.png")
     picture = read_picture(tmp_path / "a.jpg")
-    assert picture.image.size == (41, 2048) and picture.image.mode == "RGB"
+    assert picture.image.size == (2048, 2926) and picture.image.mode == "RGB"
     assert picture.notices == (
-        "Reduced from 3000 × 60 to 41 × 2048 pixels.",
+        "Reduced from 2100 × 3000 to 2048 × 2926 pixels.",
         "Turned as its EXIF data ask for.",
         "Grey, shown as colour.",
     )
     assert read_picture(tmp_path / "b.png").notices == ("Transparent parts lie on white.",)
+    assert read_picture(tmp_path / "e.png").notices == ()
     assert read_picture(tmp_path / "c.jpg").notices == ("Converted from CMYK.",)
     assert read_picture(tmp_path / "d.png").notices == ("16-bit grey, scaled to 8 bits.",)
     folder = write_folder(tmp_path / "plain")
     assert read_picture(next(folder.rglob("*.png"))).notices == ()
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.jpg", "a/y.jpg"], ["x.jpg", "y.jpg"]),
+        (["a/x.jpg", "b/x.jpg", "y.jpg"], ["a/x.jpg", "b/x.jpg", "y.jpg"]),
+        (["c/a/x.jpg", "d/a/x.jpg"], ["c/a/x.jpg", "d/a/x.jpg"]),
+        (["x.jpg", "a/x.jpg"], ["x.jpg", "a/x.jpg"]),
+        (["x.jpg", "x.jpg"], ["x.jpg", "x.jpg (2)"]),
+    ],
+)
+def test_names_tell_pictures_apart(paths: list[str], names: list[str]) -> None:
+    assert distinct_names([Path(path) for path in paths]) == names
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"b\xff.png")
+    Image.new("RGB", (9, 9)).save(path)
+    assert read_picture(path).name == "b\ufffd.png"

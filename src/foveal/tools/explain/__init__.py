@@ -9,7 +9,7 @@ from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.explain.class_activation import ClassActivation, class_activation_map
 from foveal.tools.explain.explanation import Explanation
 from foveal.tools.explain.faithfulness import Faithfulness, insertion_deletion
-from foveal.tools.explain.picture import Picture, read_picture
+from foveal.tools.explain.picture import Picture, read_picture, read_pictures
 from foveal.tools.explain.reading import AttentionReading, Reading
 from foveal.tools.explain.reading_views import views_of
 from foveal.tools.explain.receptive_field import ReceptiveField, effective_receptive_field
@@ -37,6 +37,7 @@ __all__ = [
     "radial_spectrum",
     "read",
     "read_picture",
+    "read_pictures",
     "record",
     "views_of",
 ]

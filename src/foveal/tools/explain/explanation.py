@@ -7,6 +7,9 @@ from PIL import Image
 from foveal.tasks.classification import ClassScore
 from foveal.tools.explain.views import MapView, View
 
+# The stage of mixers outside of all stages.
+ELSEWHERE = -1
+
 
 @dataclass(frozen=True, eq=False)
 class BlockExplanation:
@@ -14,7 +17,8 @@ class BlockExplanation:
 
     Attributes:
         path: of the mixer in the network, such as "stages.2.blocks.4.mixer".
-        stage, block: counted from 0; a stage's downsampling is block −1.
+        stage, block: counted from 0; a stage's downsampling is block −1. Mixers outside of all
+            stages have the stage ELSEWHERE, and are counted.
         kind: of mixer, such as "focal modulation".
         views: what there is to be seen.
     """
@@ -57,7 +61,7 @@ class ModelExplanation:
     @property
     def last_blocks(self) -> tuple[BlockExplanation, ...]:
         """Of each stage, as the papers show them."""
-        last = {block.stage: block for block in self.blocks if block.block >= 0}
+        last = {b.stage: b for b in self.blocks if b.block >= 0 and b.stage != ELSEWHERE}
         return tuple(block for _, block in sorted(last.items()))
 
 

@@ -1,7 +1,9 @@
 """The image to be explained, upright and in colour, with a word on what that took."""
 
+import os
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -9,8 +11,8 @@ from PIL import ExifTags, Image
 from foveal.data.images import is_16_bit, read_image
 from foveal.data.transforms import Preprocessing
 
-# A side of this many pixels is more than a screen shows and a network is given.
-LONGEST_SIDE = 2048
+# A shorter side of this many pixels is more than a screen shows and a network is given.
+SHORTER_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,19 @@ class Picture:
     notices: tuple[str, ...] = ()
 
 
+def read_pictures(paths: Sequence[str | Path]) -> list[Picture]:
+    """The images in files, by names that tell them apart.
+
+    Raises:
+        ImageError: a file is missing, empty, or no image that can be decoded.
+    """
+    pictures = [read_picture(path) for path in paths]
+    names = distinct_names([Path(path) for path in paths])
+    return [replace(picture, name=name) for picture, name in zip(pictures, names, strict=True)]
+
+
 def read_picture(path: str | Path) -> Picture:
-    """The image in a file, its longer side no more than 2048 pixels.
+    """The image in a file, its shorter side no more than 2048 pixels.
 
     Raises:
         ImageError: the file is missing, empty, or no image that can be decoded.
@@ -31,27 +44,58 @@ def read_picture(path: str | Path) -> Picture:
     with warnings.catch_warnings():
         # Large is no surprise here: it is reduced.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = read_image(path, at_most=LONGEST_SIDE)
+        image = read_image(path, at_most=SHORTER_SIDE)
         with Image.open(path) as original:
             notices = _notices(original, image)
-    return Picture(Path(path).name, image, notices)
+    return Picture(_printable(Path(path).name), image, notices)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """File names, with as much of the folders before them as tells them apart; then numbers."""
+    names: list[str] = []
+    for path in paths:
+        others = [other.parts for other in paths if other != path]
+        count = 1
+        while count < len(path.parts) and any(o[-count:] == path.parts[-count:] for o in others):
+            count += 1
+        name = base = _printable(str(Path(*path.parts[-count:])))
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base} ({number})"
+        names.append(name)
+    return names
+
+
+def _printable(name: str) -> str:
+    """A file's name as text; what is not UTF-8 becomes a question mark."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _notices(original: Image.Image, shown: Image.Image) -> tuple[str, ...]:
-    width, height = original.size
     turned = original.getexif().get(ExifTags.Base.Orientation, 1)
+    # From 5 on, it is turned by a quarter.
+    width, height = original.size[::-1] if turned >= 5 else original.size
     said = {
         f"Reduced from {width} × {height} to {shown.width} × {shown.height} pixels": (
-            max(original.size) > LONGEST_SIDE
+            min(original.size) > SHORTER_SIDE
         ),
         "Turned as its EXIF data ask for": turned not in (0, 1),
         "16-bit grey, scaled to 8 bits": is_16_bit(original),
         "Grey, shown as colour": original.mode in ("1", "L", "LA"),
         "Converted from CMYK": original.mode == "CMYK",
-        "Transparent parts lie on white": original.has_transparency_data,
+        "Transparent parts lie on white": _is_transparent(original),
         "The first of several frames": getattr(original, "n_frames", 1) > 1,
     }
     return tuple(f"{text}." for text, holds in said.items() if holds)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether anything of it is."""
+    if not image.has_transparency_data:
+        return False
+    (least, _) = image.convert("RGBA").getchannel("A").getextrema()
+    return isinstance(least, int) and least < 255
 
 
 def seen_part(image: Image.Image, preprocessing: Preprocessing, at_most: int = 448) -> Image.Image:

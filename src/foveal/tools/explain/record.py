@@ -85,9 +85,14 @@ def record(model: nn.Module, only: str | Sequence[str] = "*") -> Iterator[Record
             with queries times keys, so that large images are better read stage by stage.
 
     Raises:
-        FovealError: no mixer of the network has readings.
+        FovealError: no mixer of the network has readings, or the network is compiled.
         OptionError: none matches `only`.
     """
+    if hasattr(model, "_orig_mod"):
+        raise FovealError(
+            "A compiled network runs past what records it: give record(model._orig_mod), and run "
+            "that."
+        )
     readable = {path: m for path, m in model.named_modules() if hasattr(m, "readings")}
     if not readable:
         raise FovealError(
@@ -101,7 +106,10 @@ def record(model: nn.Module, only: str | Sequence[str] = "*") -> Iterator[Record
             f"{', '.join([*readable][:3])}{', …' if len(readable) > 3 else ''}."
         )
     recording = Recording(chosen)
-    hooks = [readable[path].register_forward_hook(_keep(recording, path)) for path in chosen]
+    hooks = [
+        readable[path].register_forward_hook(_keep(recording, path), with_kwargs=True)
+        for path in chosen
+    ]
     try:
         yield recording
     finally:
@@ -111,20 +119,23 @@ def record(model: nn.Module, only: str | Sequence[str] = "*") -> Iterator[Record
 
 def read(mixer: nn.Module, x: Tensor) -> Reading:
     """The reading of one mixer at its input (b c h w), without running a network."""
+    known = (READINGS[kind] for kind in type(mixer).__mro__ if kind in READINGS)
     with torch.no_grad():
-        return READINGS.get(type(mixer), OtherReading).of(mixer, x)
+        return next(known, OtherReading).of(mixer, x)
 
 
 def _keep(recording: Recording, path: str) -> Callable[..., None]:
     reading = False
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook(
+        module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+    ) -> None:
         nonlocal reading
         # A mixer's readings may call the mixer itself.
         if not reading:
             reading = True
             try:
-                recording._readings[path] = read(module, inputs[0])
+                recording._readings[path] = read(module, (*inputs, *named.values())[0])
             finally:
                 reading = False
 

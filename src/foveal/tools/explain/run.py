@@ -18,10 +18,11 @@ from foveal.tools.explain.class_activation import METHODS
 from foveal.tools.explain.evidence import (
     activation_view,
     faithfulness_view,
-    receptive_field_view,
     try_activation,
+    try_receptive_field,
 )
 from foveal.tools.explain.explanation import (
+    ELSEWHERE,
     BlockExplanation,
     Explanation,
     ImageExplanation,
@@ -29,8 +30,8 @@ from foveal.tools.explain.explanation import (
 )
 from foveal.tools.explain.picture import Picture, seen_part
 from foveal.tools.explain.reading import AttentionReading
-from foveal.tools.explain.reading_views import views_of
-from foveal.tools.explain.record import OTHER_TOOLS, Recording, record
+from foveal.tools.explain.reading_views import QUERIES, views_of
+from foveal.tools.explain.record import Recording, record
 from foveal.tools.explain.views import View
 from foveal.tools.trained import TrainedModel
 
@@ -50,6 +51,8 @@ class ExplainSettings:
         method: of the class activation map, or None for no map.
         faithfulness: insertion and deletion curves of that map.
         receptive_field: the effective receptive field over all images.
+        keep_readings: in the result, for queries and arrays; up to 70 MB an image and model at 224
+            pixels, and ten times that at 512.
     """
 
     top: int = 5
@@ -57,6 +60,7 @@ class ExplainSettings:
     method: str | None = "gradcam"
     faithfulness: bool = False
     receptive_field: bool = False
+    keep_readings: bool = False
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in METHODS:
@@ -74,7 +78,8 @@ class Explained:
 
     Attributes:
         explanation: for page and figures.
-        recordings: by image and model; empty ones for models without readings.
+        recordings: by image and model, where they are kept; empty ones for models without
+            readings.
     """
 
     explanation: Explanation
@@ -88,17 +93,17 @@ class Explained:
         Args:
             image, model: which, from 0.
             path: of the mixer.
-            title: of the view; a mixer has one attention alone.
+            title: of the view, `QUERIES`.
             y, x: of the query, as fractions of the picture in [0, 1).
 
         Raises:
-            FovealError: there is no such image, model or attention.
+            FovealError: there is no such image, model or attention, or readings are not kept.
         """
         if not (0 <= image < len(self.recordings) and 0 <= model < len(self.recordings[0])):
             raise FovealError(f"There is no model {model} of image {image} here.")
         reading = self.recordings[image][model].get(path)
-        if not isinstance(reading, AttentionReading):
-            raise FovealError(f"There is no attention at {path!r}.")
+        if title != QUERIES or not isinstance(reading, AttentionReading):
+            raise FovealError(f"There is no {title!r} at {path!r}.")
         height, width = reading.size
         row, column = (
             min(max(int(at * side), 0), side - 1) for at, side in ((y, height), (x, width))
@@ -118,7 +123,8 @@ def explain_images(
         models: any networks; those without readings are still shown with their classes.
         pictures: the images.
         settings: what to compute.
-        on_done: told how many of how many pairs of image and model are done.
+        on_done: told how many of how many pairs of image and model are done, twice as many with
+            receptive fields.
 
     Raises:
         FovealError: there is no model or no image, or a network does not take the image.
@@ -126,14 +132,21 @@ def explain_images(
     if not models or not pictures:
         raise FovealError("There is nothing to explain: give at least one model and one image.")
     subjects = [_Subject.of(trained, pictures) for trained in models]
-    fields = [_field(subject, settings) for subject in subjects]
+    steps = len(models) * len(pictures) * (2 if settings.receptive_field else 1)
+    numbers = iter(range(1, steps + 1))
+
+    def step(*_: object) -> None:
+        if on_done is not None:
+            on_done(next(numbers), steps)
+
+    if settings.receptive_field:
+        subjects = [subject.with_field(step) for subject in subjects]
     images, recordings = [], []
     for index, picture in enumerate(pictures):
         rows = []
-        for number, (subject, views) in enumerate(zip(subjects, fields, strict=True), start=1):
-            rows.append(_explain_one(subject, picture, index, settings, views))
-            if on_done is not None:
-                on_done(index * len(models) + number, len(pictures) * len(models))
+        for subject in subjects:
+            rows.append(_explain_one(subject, picture, index, settings))
+            step()
         explained = tuple(row[0] for row in rows)
         images.append(ImageExplanation(picture.name, explained, picture.notices))
         recordings.append(tuple(row[1] for row in rows))
@@ -147,6 +160,7 @@ class _Subject(NamedTuple):
     preprocessing: Preprocessing
     inputs: Float[Tensor, "n c h w"]
     notes: tuple[str, ...]
+    views: tuple[View, ...] = ()
 
     @classmethod
     def of(cls, trained: TrainedModel, pictures: Sequence[Picture]) -> "_Subject":
@@ -162,11 +176,12 @@ class _Subject(NamedTuple):
         device = next(trained.model.parameters()).device
         return cls(trained, preprocessing, inputs.to(device), notes)
 
-
-def _field(subject: _Subject, settings: ExplainSettings) -> tuple[View, ...]:
-    if not settings.receptive_field:
-        return ()
-    return (receptive_field_view(subject.trained.model, subject.inputs),)
+    def with_field(self, on_image: OnDone) -> "_Subject":
+        """The same with its receptive field, or a note on why there is none."""
+        found = try_receptive_field(self.trained.model, self.inputs, on_image)
+        if isinstance(found, str):
+            return self._replace(notes=(*self.notes, found))
+        return self._replace(views=(found,))
 
 
 def _explain_one(
@@ -174,14 +189,13 @@ def _explain_one(
     picture: Picture,
     index: int,
     settings: ExplainSettings,
-    views: tuple[View, ...],
 ) -> tuple[ModelExplanation, Recording]:
-    trained, notes = subject.trained, [*subject.notes]
+    trained, notes, views = subject.trained, [*subject.notes], subject.views
     x = subject.inputs[index : index + 1]
     output, recording = _run(trained, x)
     blocks = _blocks(recording, settings.queries)
     if not blocks:
-        notes.append(f"No mixer with readings; {OTHER_TOOLS} work with any model.")
+        notes.append("No mixer with readings: class activation, --faithful and --erf still apply.")
     scores = _scores(trained, output, picture.name, settings.top)
     activation = None
     if scores and settings.method is not None:
@@ -204,7 +218,7 @@ def _explain_one(
         views=views,
         note=" ".join(notes) or None,
     )
-    return explanation, recording
+    return explanation, recording if settings.keep_readings else Recording(())
 
 
 def _run(trained: TrainedModel, x: Float[Tensor, "1 c h w"]) -> tuple[Tensor, Recording]:
@@ -237,15 +251,20 @@ def _scores(trained: TrainedModel, output: Tensor, name: str, top: int) -> tuple
 def _blocks(recording: Recording, queries: int) -> tuple[BlockExplanation, ...]:
     """One entry a block; its token mixer's views come before its channel mixer's."""
     blocks: dict[tuple[int, int], BlockExplanation] = {}
-    for index, (path, reading) in enumerate(recording.items()):
-        views = views_of(reading, 0, queries)
-        place = place_of(path) or (0, index)
-        if place in blocks:
-            before = blocks[place]
-            blocks[place] = replace(before, views=(*before.views, *views))
-        elif views:
+    elsewhere = 0
+    for path, reading in recording.items():
+        views, place = views_of(reading, 0, queries), place_of(path)
+        if place is None:
+            place, elsewhere = (ELSEWHERE, elsewhere), elsewhere + 1
+        before = blocks.get(place)
+        if before is None:
             blocks[place] = BlockExplanation(path, *place, reading.kind, views)
-    return tuple(blocks.values())
+        elif isinstance(reading, AttentionReading):
+            # Its queries are asked for by the block's path.
+            blocks[place] = BlockExplanation(path, *place, reading.kind, (*before.views, *views))
+        else:
+            blocks[place] = replace(before, views=(*before.views, *views))
+    return tuple(block for block in blocks.values() if block.views)
 
 
 def place_of(path: str) -> tuple[int, int] | None:

@@ -35,6 +35,30 @@ class Format(NamedTuple):
 
 
 def _write_onnx(program: ExportedProgram, subject: Subject, path: Path) -> None:
+    is_dynamic = subject.options.dynamic
+    save_onnx(program, path, subject.outputs, subject.metadata, is_dynamic=is_dynamic)
+
+
+def save_onnx(
+    program: ExportedProgram,
+    path: Path,
+    outputs: Sequence[str] = ("logits",),
+    metadata: Mapping[str, str] | None = None,
+    *,
+    is_dynamic: bool = False,
+) -> None:
+    """A program of one image as ONNX; weights that do not fit one file go beside it.
+
+    Args:
+        program: from `torch.export`.
+        path: of the file.
+        outputs: names of what it returns; its input is called "image".
+        metadata: to put into the file.
+        is_dynamic: batch, height and width are symbols.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
     try:
         import onnx_ir
         from onnx_ir.passes import common
@@ -46,7 +70,7 @@ def _write_onnx(program: ExportedProgram, subject: Subject, path: Path) -> None:
         dynamo=True,
         opset_version=18,
         input_names=["image"],
-        output_names=list(subject.outputs),
+        output_names=list(outputs),
         # Its search for patterns takes minutes where there are thousands of nodes; what it finds,
         # runtimes find as well when they load a file.
         optimize=False,
@@ -61,10 +85,10 @@ def _write_onnx(program: ExportedProgram, subject: Subject, path: Path) -> None:
         common.RemoveUnusedNodesPass(),
     )
     onnx_ir.passes.Sequential(*passes)(model)
-    if subject.options.dynamic:
+    if is_dynamic:
         _name_sides(model)
-    model.metadata_props.update(subject.metadata)
-    size = sum(p.numel() * p.element_size() for p in subject.module.parameters())
+    model.metadata_props.update(metadata or {})
+    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     exported.save(path, external_data=size > ONNX_LIMIT)
 
 
@@ -97,7 +121,7 @@ def _open_onnx(path: Path, subject: Subject) -> Run:
     # Its warnings are of no use to a person who exports.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": image.numpy()})
+    return lambda image: [np.asarray(y) for y in session.run(None, {"image": image.numpy()})]
 
 
 def _write_program(program: ExportedProgram, subject: Subject, path: Path) -> None:

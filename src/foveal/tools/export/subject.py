@@ -57,6 +57,9 @@ class ExportOptions:
 class _Normalized(nn.Module):
     """`model((image − mean) / std)`, or `model(image)`, and its outputs as a tuple."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, trained: TrainedModel, options: ExportOptions):
         super().__init__()
         self.model = trained.model

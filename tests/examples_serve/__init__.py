@@ -1,0 +1,1 @@
+"""The server of examples/serve, over HTTP on this machine."""
