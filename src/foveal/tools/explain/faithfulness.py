@@ -113,8 +113,7 @@ def insertion_deletion(
         images: prepared as the network takes them.
         maps: importance of each pixel, of any scale.
         targets: a class for all images or one for each.
-        steps: equal shares of the pixels, changed one after another; an image takes
-            (2 + num_random_maps) · (steps + 1) passes.
+        steps: of equal shares of the pixels; (2 + num_random_maps) · (steps + 1) passes an image.
         baseline: the image blurred (a Gaussian with σ of a twentieth of the shorter side), its
             mean a channel, or zero, which after the usual normalisation is ImageNet's mean.
         num_random_maps: an even number, from 2 up.
@@ -133,16 +132,14 @@ def insertion_deletion(
     curves: list[np.ndarray] = []
     with undisturbed(model), torch.no_grad():
         images = placed_as(model, images)
-        num_classes = class_logits(model, images[:1]).shape[1]
-        classes = check_targets(targets, len(images), num_classes)
+        classes = check_targets(targets, len(images), class_logits(model, images[:1]).shape[1])
         for image, importance, target in zip(images, maps, classes, strict=True):
             drawn = (_random_map(chance, height, width) for _ in range(num_random_maps // 2))
-            orders = [torch.from_numpy(_ranks(m, chance)) for m in (importance, *drawn)]
-            ends = _blank(image, baseline), image
-            mixtures = _mixtures(ends, [o.to(image.device) for o in orders], counts, batch_size)
-            flat = _probabilities(model, mixtures, int(target))
-            curves.append(flat.reshape(len(orders), 2, len(counts)))
-    table = np.stack(curves)
+            orders = [_ranks(shown, chance) for shown in (importance, *drawn)]
+            mixtures = _mixtures((_blank(image, baseline), image), orders, counts, batch_size)
+            curves.append(_probabilities(model, mixtures, int(target)))
+    # Of each image and order the insertion, then the deletion.
+    table = np.stack(curves).reshape(len(images), -1, 2, len(counts))
     pairs = _with_opposites(table[:, 1:])
     return Faithfulness(
         fractions=counts / (height * width),
@@ -228,14 +225,14 @@ def _ranks(importance: Float[np.ndarray, "h w"], chance: np.random.Generator) ->
 
 def _mixtures(
     ends: tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]],
-    orders: Sequence[Int[Tensor, "h w"]],
+    orders: Sequence[Int[np.ndarray, "h w"]],
     counts: np.ndarray,
     batch_size: int,
 ) -> Iterator[Float[Tensor, "n c h w"]]:
     """Batches in which, for each order, one end turns into the other, and then back."""
     mixtures = (
         torch.where(ranks < count, then, first)
-        for ranks in orders
+        for ranks in (torch.from_numpy(order).to(ends[0].device) for order in orders)
         for first, then in (ends, ends[::-1])
         for count in counts.tolist()
     )
