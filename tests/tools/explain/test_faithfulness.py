@@ -1,5 +1,6 @@
 """Insertion and deletion, judged on classifiers whose evidence is known."""
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_mean_and_spread_are_those_of_random_maps_and_as_many_as_asked():
     assert many.random_deletion_spread[0] == pytest.approx(spread, rel=0.4)
 
 
+def test_a_random_map_is_beaten_by_both_areas_or_not_at_all():
+    fractions, half = np.array([0.0, 1.0]), np.full((1, 1, 2), 0.5)
+    # By insertion alone, by deletion alone, by both, by neither.
+    random_insertion = half + np.array([-0.1, 0.1, -0.1, 0.1])[None, :, None]
+    random_deletion = half + np.array([-0.1, 0.1, 0.1, -0.1])[None, :, None]
+    given = half[0], half[0], random_insertion, random_deletion, np.zeros(1, np.int64), "blur"
+    result = Faithfulness(fractions, *given)
+    assert result.num_random_beaten.tolist() == [1] and result.beats_chance.tolist() == [False]
+    both = replace(result, random_insertion=half - 0.1, random_deletion=half + 0.1)
+    assert both.num_random_beaten.tolist() == [1] and both.beats_chance.tolist() == [True]
+
+
 def test_the_opposite_of_a_random_map_has_its_curves_from_behind():
     result = judge(corner_first(), num_random_maps=4)
     np.testing.assert_array_equal(
@@ -181,13 +194,14 @@ def test_the_opposite_of_a_random_map_has_its_curves_from_behind():
     assert (result.random_insertion[:, 0] != result.random_insertion[:, 2]).any()
 
 
-@pytest.mark.parametrize(("turned", "verdict"), [(False, "is better"), (True, "is not better")])
-def test_the_view_names_smooth_random_maps_their_number_and_spread(turned: bool, verdict: str):
-    maps = corner_first()[:, ::-1, ::-1] if turned else corner_first()
+@pytest.mark.parametrize(("turned", "beaten"), [(False, 8), (True, 0)])
+def test_the_view_names_smooth_random_maps_their_number_and_spread(turned: bool, beaten: int):
+    maps = -corner_first() if turned else corner_first()
     activation = ClassActivation(maps, np.array([1]), "gradcam", "look", (4, 4))
     view = faithfulness_view(BrightCorner(), bright(), activation)
     curves = insertion_deletion(BrightCorner(), bright(), maps, 1, steps=16)
-    assert "8 smooth random maps" in view.about and f"The map {verdict} than every" in view.about
+    assert "8 smooth random maps" in view.about
+    assert view.about.endswith(f"By both areas the map is better than {beaten} of the 8.")
     area, spread = curves.random_insertion_area[0], curves.random_insertion_spread[0]
     assert view.labels[2] == f"insertion, random maps, area {area:.2f} ± {spread:.2f}"
     assert view.labels[0] == f"insertion, area {curves.insertion_area[0]:.2f}"

@@ -60,13 +60,12 @@ def faithfulness_view(
         f"insertion, random maps, {by_chance[0]}": insertion.mean(0),
         f"deletion, random maps, {by_chance[1]}": deletion.mean(0),
     }
-    verdict = "is" if curves.beats_chance[0] else "is not"
     return CurveView(
         "faithfulness of the class activation",
         "Probability of the class as its most important pixels are put into a blurred image or "
         "blurred one after the other, and the area under it; beside it the mean, and the standard "
-        f"deviation of the areas, of {len(insertion)} smooth random maps. The map {verdict} better "
-        "than every one of them by both areas.",
+        f"deviation of the areas, of {len(insertion)} smooth random maps. By both areas the map is "
+        f"better than {curves.num_random_beaten[0]} of the {len(insertion)}.",
         tuple(named),
         curves.fractions,
         np.stack(list(named.values())),
