@@ -63,7 +63,7 @@ def test_untrained_networks_get_a_banner(foveal: Foveal, photo: Path, tmp_path: 
     done = foveal("explain", photo, models, f"--output={tmp_path / 'seen'}", *QUICK)
     assert done.code == 0 and "UNTRAINED: efficientmod_xxs, timm:resnet10t have" in done.err
     page = (tmp_path / "seen" / "index.html").read_text()
-    assert "No mixer with readings: class activation, --faithful and --erf still apply" in page
+    assert "No mixer with readings; --method, --faithful and --erf are for any model" in page
     assert "timm:resnet10t: No mixer with readings" in done.err
 
 

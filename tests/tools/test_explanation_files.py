@@ -33,7 +33,9 @@ def explained() -> Explained:
         small("cloformer_xxs", depths=(2, 1, 1, 1)),
         small("dat_tiny", stage_spec=("L", "S", "D", "D")),
     ]
-    return explain_images(models, [noise("a/b.png")], ExplainSettings(queries=2))
+    return explain_images(
+        models, [noise("a/b.png")], ExplainSettings(queries=2, keep_readings=True)
+    )
 
 
 def test_figures(explained: Explained, tmp_path: Path) -> None:

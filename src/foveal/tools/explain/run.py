@@ -195,7 +195,7 @@ def _explain_one(
     output, recording = _run(trained, x)
     blocks = _blocks(recording, settings.queries)
     if not blocks:
-        notes.append("No mixer with readings: class activation, --faithful and --erf still apply.")
+        notes.append("No mixer with readings; --method, --faithful and --erf are for any model.")
     scores = _scores(trained, output, picture.name, settings.top)
     activation = None
     if scores and settings.method is not None:
@@ -230,7 +230,7 @@ def _run(trained: TrainedModel, x: Float[Tensor, "1 c h w"]) -> tuple[Tensor, Re
             with record(model) as recording:
                 return model(x), recording
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FovealError(
             f"{trained.card.model} does not take an image of {x.shape[3]} × {x.shape[2]} pixels: "
             f"{reason}; choose another --image-size."

@@ -58,7 +58,8 @@ def figure_of(image_title: str, model: ModelExplanation, model_title: str | None
     heading = (*([] if model.activation is None else [model.activation]), *model.views)
     rows: list[Row] = [("", (INPUT, *heading))]
     # A mixer outside of stages, of stage −1, comes last.
-    blocks = sorted(model.last_blocks, key=lambda block: block.stage < 0)
+    elsewhere = [block for block in model.blocks if block.stage == ELSEWHERE]
+    blocks = [*model.last_blocks, *elsewhere[-1:]]
     rows += [(f"{_place(block)}\n{block.kind}", block.views) for block in blocks]
     warning = "" if model.is_trained else " (untrained: noise)"
     title = f"{model_title or model.model}{warning}, {image_title}"
