@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from foveal.tools.explain.attention import QueryAttention
-from foveal.tools.explain.explanation import BlockExplanation, ModelExplanation
+from foveal.tools.explain.explanation import ELSEWHERE, BlockExplanation, ModelExplanation
 from foveal.tools.explain.views import MEAN, CurveView, MapView, PointView, QueryView, View
 from foveal.tools.report.colours import diverging, second_sequential, sequential
 from foveal.tools.report.scales import map_ends, share_off_map, window_on_map
