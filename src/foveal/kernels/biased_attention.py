@@ -9,6 +9,7 @@ from foveal.kernels.chunks import row_chunks
 from foveal.kernels.operators import operator
 from foveal.kernels.position_bias import BiasMLP, LogSpacedBias
 from foveal.kernels.precision import full_precision
+from foveal.kernels.shapes import laid_out
 
 
 def biased_attention(
@@ -46,10 +47,7 @@ def _reference(
             bias = position_bias.of_rows(start, stop).flatten(3).flatten(1, 2)[None]
             y = query[:, :, start:stop].flatten(2, 3)
             y = F.scaled_dot_product_attention(y, key, value, attn_mask=bias, scale=1.0)
-            if torch.compiler.is_exporting():
-                # Its layout here is not the one it has once it is decomposed.
-                y = y.clone(memory_format=torch.contiguous_format)
-            rows.append(y.unflatten(2, (-1, width)))
+            rows.append(laid_out(y).unflatten(2, (-1, width)))
     return rows[0] if len(rows) == 1 else torch.cat(rows, 2)
 
 

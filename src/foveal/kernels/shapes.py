@@ -24,7 +24,16 @@ def reshape(x: Tensor, *shape: int) -> Tensor:
     strides = [1]
     for size in shape[:0:-1]:
         strides.insert(0, strides[0] * size)
-    return x.contiguous().as_strided(shape, strides)
+    return laid_out(x).as_strided(shape, strides)
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """`x`, in memory of its own while exporting.
+
+    Attention's result lies one way in memory while it is traced and another once it is decomposed
+    for another runtime, where views of the traced layout would be refused, or wrong.
+    """
+    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else x
 
 
 def pad(x: Tensor, height: int, width: int, most: int) -> Tensor:

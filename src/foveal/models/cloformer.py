@@ -30,6 +30,7 @@ from foveal.errors import OptionError
 from foveal.kernels.averaging import block_average
 from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.gated_product import gated_product
+from foveal.kernels.shapes import laid_out
 from foveal.layers.image_input import ImageConv2d
 from foveal.models.backbone import Backbone, BackboneConfig, Stage
 from foveal.models.family import Family, Rename
@@ -134,7 +135,7 @@ class PooledAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g h w"]:
         out = F.scaled_dot_product_attention(*self.query_key_value(x))
-        return out.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
+        return laid_out(out).transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (b heads hw d), k and v (b heads n d)."""

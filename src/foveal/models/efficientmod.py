@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from foveal.errors import OptionError
 from foveal.kernels.depthwise_convolution import depthwise_convolution
 from foveal.kernels.modulation_mlp import modulation_mlp
+from foveal.kernels.shapes import laid_out
 from foveal.layers.block import Block
 from foveal.layers.conv_norm import ConvNorm, conv_norm_stem, downsampling
 from foveal.layers.mlp import Mlp
@@ -169,7 +170,7 @@ class Attention(nn.Module):
         h, w = x.shape[2:]
         query, key, value = self._split(x)
         out = F.scaled_dot_product_attention(query, key, value)
-        out = self.proj(out.transpose(1, 2).flatten(2))
+        out = self.proj(laid_out(out).transpose(1, 2).flatten(2))
         return out.unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
