@@ -29,6 +29,11 @@ class MissingExtraError(FovealError, ImportError):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without the pages that follow; else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def closest(word: str, known: Iterable[str], limit: int = 3) -> str:
     """The known words nearest to `word`, as ' Did you mean …?', or the empty string."""
     near = get_close_matches(word, list(known), n=limit, cutoff=0.5)

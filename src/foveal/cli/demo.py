@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note
-from foveal.cli.model_choice import add_option_argument, chosen_models
+from foveal.cli.model_choice import add_models_arguments, chosen_models
 from foveal.tools.demo import serve_demo
 from foveal.tools.explain.class_activation import METHODS
 from foveal.tools.explain.run import ExplainSettings
@@ -18,16 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The command's flags."""
     add = parser.add_argument
     add("--checkpoint", metavar="DIR_OR_FILE", help="output folder of a training run, or a file")
-    add(
-        "--models",
-        metavar="A,B,…",
-        help="networks by name, folders or files of checkpoints, box (default: the model in the "
-        "box)",
-    )
-    add("--pretrained", action="store_true", help="published weights of the networks by name")
-    add("--image-size", type=int, metavar="PIXELS", help="side of the input, up to 512")
-    add_option_argument(parser)
-    add("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
+    add_models_arguments(parser)
     add("--top", type=int, default=5, help="classes a model (default: 5)")
     add(
         "--method",

@@ -1,6 +1,5 @@
 """`foveal explain`: what networks look at in images, as one page."""
 
-import socket
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +8,14 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note
-from foveal.cli.model_choice import add_option_argument, chosen_models
+from foveal.cli.model_choice import add_models_arguments, chosen_models
 from foveal.cli.progress import progress_bar
 from foveal.errors import MissingExtraError
 from foveal.files import require_writable
 from foveal.tools.explain.class_activation import METHODS
 from foveal.tools.explain.picture import read_pictures
 from foveal.tools.explain.run import Explained, ExplainSettings, explain_images
+from foveal.tools.loopback import usable_port
 from foveal.tools.report.explanation import write_explanation_page
 from foveal.tools.report.explanation_files import write_arrays, write_figures
 from foveal.tools.report.server import serve
@@ -29,16 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     add = parser.add_argument
-    add(
-        "--models",
-        metavar="A,B,…",
-        help="networks by name, folders or files of checkpoints, box (default: the model in the "
-        "box)",
-    )
-    add("--pretrained", action="store_true", help="published weights of the networks by name")
-    add("--image-size", type=int, metavar="PIXELS", help="side of the input, up to 512")
-    add_option_argument(parser)
-    add("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
+    add_models_arguments(parser)
     add("--output", metavar="DIR", help=f"default: {DEFAULT_OUTPUT}, replaced at each run")
     add("--overwrite", action="store_true", help="replace an earlier page in DIR")
     add("--top", type=int, default=5, help="classes an image (default: 5)")
@@ -130,14 +121,7 @@ def _page(options: Namespace) -> Path:
         if getattr(options, name):
             require_writable(page.parent / name / "file")
     if options.port:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", options.port))
-            except OSError as error:
-                raise UsageError(
-                    f"--port {options.port} cannot be used: {error.strerror}; leave it out for any "
-                    "that is free."
-                ) from error
+        usable_port(options.port)
     return page
 
 

@@ -35,6 +35,21 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
 
 
+def add_models_arguments(parser: ArgumentParser) -> None:
+    """The flags that choose several models to be explained."""
+    add = parser.add_argument
+    add(
+        "--models",
+        metavar="A,B,…",
+        help="networks by name, folders or files of checkpoints, box (default: the model in the "
+        "box)",
+    )
+    add("--pretrained", action="store_true", help="published weights of the networks by name")
+    add("--image-size", type=int, metavar="PIXELS", help="side of the input, up to 512")
+    add_option_argument(parser)
+    add("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
+
+
 def add_option_argument(parser: ArgumentParser) -> None:
     """The flag for options of the network."""
     parser.add_argument(

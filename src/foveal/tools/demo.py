@@ -1,7 +1,6 @@
 """A page to try models on: upload a picture, see its classes and what the models look at."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,10 +14,9 @@ from typing import Any
 from foveal.errors import FovealError, MissingExtraError
 from foveal.tools.explain.picture import read_picture
 from foveal.tools.explain.run import ExplainSettings, explain_images
+from foveal.tools.loopback import ADDRESS, usable_port
 from foveal.tools.report.explanation import explanation_page
 from foveal.tools.trained import TrainedModel
-
-_ADDRESS = "127.0.0.1"
 
 # Larger files are refused before they are read, larger pictures before they are decoded.
 LARGEST_FILE = "20mb"
@@ -61,13 +59,13 @@ def running_demo(
 ) -> Iterator[str]:
     """The page's address, which answers inside; see `serve_demo`."""
     gradio = _gradio()
-    number = _usable_port(port)
+    number = usable_port(port)
     # What is uploaded goes when the server does.
     with tempfile.TemporaryDirectory(prefix="foveal-demo-") as folder, _environment(folder):
         demo = _page(gradio, models, settings)
         try:
             _, address, _ = demo.launch(
-                server_name=_ADDRESS,
+                server_name=ADDRESS,
                 server_port=number,
                 share=False,
                 quiet=True,
@@ -93,7 +91,7 @@ def _environment(folder: str) -> Iterator[None]:
     """Gradio keeps uploads in the folder, and asks no proxy when it looks whether it answers."""
     before = dict(os.environ)
     for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, (before.get(name), _ADDRESS)))
+        os.environ[name] = ",".join(filter(None, (before.get(name), ADDRESS)))
     os.environ["GRADIO_TEMP_DIR"] = folder
     try:
         yield
@@ -171,21 +169,7 @@ def _own_name_only() -> Any:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    return Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"])
-
-
-def _usable_port(port: int) -> int:
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((_ADDRESS, port))
-            return probe.getsockname()[1]
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not from 0 to 65535"
-        raise FovealError(
-            f"Cannot serve on port {port} of {_ADDRESS}: {reason}; choose another port, or 0 "
-            "for any that is free."
-        ) from error
+    return Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"])
 
 
 def _gradio() -> ModuleType:

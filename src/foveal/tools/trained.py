@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from foveal.data.transforms import Preprocessing, resolve_preprocessing
-from foveal.errors import CheckpointError, FovealError, OptionError
+from foveal.errors import CheckpointError, FovealError, OptionError, first_line
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.train.checkpoint import read_metadata
@@ -108,7 +108,7 @@ def load_trained(path: str | os.PathLike[str]) -> TrainedModel:
         model.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"The weights in {file} are not those of {card.model}: {str(error).splitlines()[0]}"
+            f"The weights in {file} are not those of {card.model}: {first_line(error)}"
         ) from error
     return TrainedModel(model.eval(), card, str(file))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from foveal.errors import FovealError
+from foveal.errors import FovealError, first_line
 from foveal.train.batches import Batches
 from foveal.train.run_folder import RunFolder
 
@@ -90,7 +90,7 @@ def load_state(accelerator: "Accelerator", folder: RunFolder) -> dict[str, Any] 
         return torch.load(place, weights_only=True) if place.exists() else {}
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise FovealError(
-            f"The state in {saved} does not fit this run ({str(error).splitlines()[0]}); "
+            f"The state in {saved} does not fit this run ({first_line(error)}); "
             "resume with the model and options it was started with, or use --overwrite."
         ) from error
 

@@ -11,7 +11,8 @@ from PIL import ExifTags, Image
 
 from foveal.data.transforms import Preprocessing
 from foveal.errors import FovealError, OptionError
-from foveal.tools.explain.picture import Picture, distinct_names, read_picture, seen_part
+from foveal.tools.explain.names import distinct_names
+from foveal.tools.explain.picture import Picture, read_picture, seen_part
 from foveal.tools.explain.run import ExplainSettings, explain_images, place_of
 from foveal.tools.explain.views import CurveView, MapView, QueryView
 from foveal.tools.predict import predict_images

@@ -91,7 +91,7 @@ def test_normalisation_inside(tmp_path: Path) -> None:
     path = tmp_path / "a.pt2"
     FORMATS["torch-export"].write(program_of(subject), subject, path)
     image = torch.rand(1, 3, 80, 112)
-    (logits,) = FORMATS["torch-export"].open(path, subject)(image)
+    (logits,) = FORMATS["torch-export"].open(path)(image)
     mean, std = (torch.tensor(v)[:, None, None] for v in ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
     with torch.no_grad():
         expected = model.model((image - mean) / std)

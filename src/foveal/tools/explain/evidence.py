@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foveal.errors import FovealError
+from foveal.errors import FovealError, first_line
 from foveal.tools.explain.class_activation import ClassActivation, class_activation_map
 from foveal.tools.explain.faithfulness import insertion_deletion
 from foveal.tools.explain.receptive_field import effective_receptive_field
@@ -83,11 +83,10 @@ def try_receptive_field(
     except FovealError as error:
         return f"No receptive field: {error}"
     except (RuntimeError, AssertionError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         height, width = images.shape[-2:]
         return (
             f"No receptive field: {type(model).__name__} fails on images of {width} × {height} "
-            f"pixels: {lines[0].rstrip('.')}."
+            f"pixels: {first_line(error).rstrip('.')}."
         )
 
 

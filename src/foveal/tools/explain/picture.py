@@ -1,6 +1,5 @@
 """The image to be explained, upright and in colour, with a word on what that took."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from PIL import ExifTags, Image
 
 from foveal.data.images import is_16_bit, read_image
 from foveal.data.transforms import Preprocessing
+from foveal.tools.explain.names import distinct_names, printable
 
 # A shorter side of this many pixels is more than a screen shows and a network is given.
 SHORTER_SIDE = 2048
@@ -47,29 +47,7 @@ def read_picture(path: str | Path) -> Picture:
         image = read_image(path, at_most=SHORTER_SIDE)
         with Image.open(path) as original:
             notices = _notices(original, image)
-    return Picture(_printable(Path(path).name), image, notices)
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """File names, with as much of the folders before them as tells them apart; then numbers."""
-    names: list[str] = []
-    for path in paths:
-        others = [other.parts for other in paths if other != path]
-        count = 1
-        while count < len(path.parts) and any(o[-count:] == path.parts[-count:] for o in others):
-            count += 1
-        name = base = _printable(str(Path(*path.parts[-count:])))
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{base} ({number})"
-        names.append(name)
-    return names
-
-
-def _printable(name: str) -> str:
-    """A file's name as text; what is not UTF-8 becomes a question mark."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    return Picture(printable(Path(path).name), image, notices)
 
 
 def _notices(original: Image.Image, shown: Image.Image) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def record(model: nn.Module, only: str | Sequence[str] = "*") -> Iterator[Record
             "A compiled network runs past what records it: give record(model._orig_mod), and run "
             "that."
         )
-    readable = {path: m for path, m in model.named_modules() if hasattr(m, "readings")}
+    readable = readable_mixers(model)
     if not readable:
         raise FovealError(
             f"{type(model).__name__} has no mixer with readings; {OTHER_TOOLS} work with any model."
@@ -115,6 +115,11 @@ def record(model: nn.Module, only: str | Sequence[str] = "*") -> Iterator[Record
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def readable_mixers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a network that have readings, by path."""
+    return {path: m for path, m in model.named_modules() if hasattr(m, "readings")}
 
 
 def read(mixer: nn.Module, x: Tensor) -> Reading:

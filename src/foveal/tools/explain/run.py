@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveal.data.images import mode_of, to_mode
 from foveal.data.transforms import Preprocessing, eval_transform
-from foveal.errors import FovealError, OptionError
+from foveal.errors import FovealError, OptionError, first_line
 from foveal.tasks.classification import ClassScore, top_classes
 from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.explain.class_activation import METHODS
@@ -31,7 +31,7 @@ from foveal.tools.explain.explanation import (
 from foveal.tools.explain.picture import Picture, seen_part
 from foveal.tools.explain.reading import AttentionReading
 from foveal.tools.explain.reading_views import QUERIES, views_of
-from foveal.tools.explain.record import Recording, record
+from foveal.tools.explain.record import Recording, readable_mixers, record
 from foveal.tools.explain.views import View
 from foveal.tools.trained import TrainedModel
 
@@ -225,20 +225,15 @@ def _run(trained: TrainedModel, x: Float[Tensor, "1 c h w"]) -> tuple[Tensor, Re
     model = trained.model
     try:
         with torch.inference_mode():
-            if not _has_readings(model):
+            if not readable_mixers(model):
                 return model(x), Recording(())
             with record(model) as recording:
                 return model(x), recording
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FovealError(
             f"{trained.card.model} does not take an image of {x.shape[3]} × {x.shape[2]} pixels: "
-            f"{reason}; choose another --image-size."
+            f"{first_line(error)}; choose another --image-size."
         ) from error
-
-
-def _has_readings(model: nn.Module) -> bool:
-    return any(hasattr(module, "readings") for module in model.modules())
 
 
 def _scores(trained: TrainedModel, output: Tensor, name: str, top: int) -> tuple[ClassScore, ...]:

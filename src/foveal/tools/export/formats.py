@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from foveal.errors import FovealError, MissingExtraError
+from foveal.errors import FovealError, MissingExtraError, first_line
 from foveal.tools.export.subject import Subject
 
 Run = Callable[[Tensor], Sequence[np.ndarray]]
@@ -31,7 +31,7 @@ class Format(NamedTuple):
 
     suffix: str
     write: Callable[[ExportedProgram, Subject, Path], None]
-    open: Callable[[Path, Subject], Run]
+    open: Callable[[Path], Run]
 
 
 def _write_onnx(program: ExportedProgram, subject: Subject, path: Path) -> None:
@@ -111,7 +111,7 @@ def _name_sides(model: Any) -> None:
             value.shape = onnx_ir.Shape([named(dim) for dim in value.shape])
 
 
-def _open_onnx(path: Path, subject: Subject) -> Run:
+def _open_onnx(path: Path) -> Run:
     try:
         import onnxruntime
     except ImportError as error:
@@ -129,7 +129,7 @@ def _write_program(program: ExportedProgram, subject: Subject, path: Path) -> No
     torch.export.save(program, path, extra_files=files)
 
 
-def _open_program(path: Path, subject: Subject) -> Run:
+def _open_program(path: Path) -> Run:
     module = torch.export.load(path).module()
     return lambda image: _arrays(module(image))
 
@@ -141,14 +141,13 @@ def _write_aoti(program: ExportedProgram, subject: Subject, path: Path) -> None:
     try:
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=metadata)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FovealError(
-            f"AOTInductor cannot compile {subject.metadata['model']}: {reason}; it needs a C++ "
-            "compiler, and --format onnx does not."
+            f"AOTInductor cannot compile {subject.metadata['model']}: {first_line(error)}; it "
+            "needs a C++ compiler, and --format onnx does not."
         ) from error
 
 
-def _open_aoti(path: Path, subject: Subject) -> Run:
+def _open_aoti(path: Path) -> Run:
     from torch._inductor import aoti_load_package
 
     module = aoti_load_package(str(path))
@@ -172,7 +171,7 @@ def _write_openvino(program: ExportedProgram, subject: Subject, path: Path) -> N
         source.with_name(source.name + ".data").unlink(missing_ok=True)
 
 
-def _open_openvino(path: Path, subject: Subject) -> Run:
+def _open_openvino(path: Path) -> Run:
     import openvino
 
     # Full precision on processors that would take half of it by themselves.

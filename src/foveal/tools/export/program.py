@@ -3,7 +3,7 @@
 import torch
 from torch.export import Dim, ExportedProgram
 
-from foveal.errors import FovealError
+from foveal.errors import FovealError, first_line
 from foveal.tools.export.subject import SMALLEST_DYNAMIC, Subject
 
 
@@ -24,8 +24,8 @@ def program_of(subject: Subject) -> ExportedProgram:
     except Exception as error:
         if not options.dynamic:
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FovealError(
-            f"{subject.metadata['model']} cannot be exported for images of any size: {reason}; "
+            f"{subject.metadata['model']} cannot be exported for images of any size: "
+            f"{first_line(error)}; "
             "--fixed exports it for one."
         ) from error

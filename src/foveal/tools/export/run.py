@@ -70,9 +70,7 @@ def export_model(
         chosen.write(program, subject, file)
         on_done(2, steps)
         done = iter(range(3, steps + 1))
-        checks = check_sizes(
-            subject, chosen.open(file, subject), lambda: on_done(next(done), steps)
-        )
+        checks = check_sizes(subject, chosen.open(file), lambda: on_done(next(done), steps))
         _require_equal(checks, trained.card.model, format)
         files = move_beside(file, target)
     megabytes = sum(path.stat().st_size for path in files) / 1e6

@@ -11,6 +11,7 @@ import numpy as np
 from foveal.errors import MissingExtraError
 from foveal.files import atomic_path
 from foveal.tools.explain.explanation import Explanation
+from foveal.tools.explain.names import numbered
 from foveal.tools.explain.reading import Reading
 from foveal.tools.explain.run import Explained
 from foveal.tools.report.titles import image_titles, model_titles
@@ -123,15 +124,11 @@ def _is_numbers(value: object) -> bool:
 
 def file_names(explanation: Explanation) -> list[str]:
     """A name for each pair of image and model, image by image; those that recur are numbered."""
-    names: list[str] = []
-    for image in explanation.images:
-        for model in image.models:
-            name = base = (
-                f"{Path(image.name).stem}--{model.model.replace(':', '-').replace('/', '-')}"
-            )
-            number = 1
-            while name in names:
-                number += 1
-                name = f"{base}-{number}"
-            names.append(name)
-    return names
+    return numbered(
+        [
+            f"{Path(image.name).stem}--{model.model.replace(':', '-').replace('/', '-')}"
+            for image in explanation.images
+            for model in image.models
+        ],
+        "{}-{}",
+    )

@@ -13,14 +13,13 @@ from foveal.errors import FovealError
 from foveal.tools.explain.attention import QueryAttention
 from foveal.tools.explain.explanation import Explanation
 from foveal.tools.explain.views import QueryView
+from foveal.tools.loopback import ADDRESS, taking_port
 from foveal.tools.report.encoding import query_packet
 from foveal.tools.report.explanation import explanation_page
 
 # Index of the image and of the model, path of the mixer, title of the view, and the query's row
 # and column as fractions of the image; the attention has the same heads as the view.
 Query = Callable[[int, int, str, str, float, float], QueryAttention]
-
-_ADDRESS = "127.0.0.1"
 
 
 def serve(
@@ -64,26 +63,20 @@ class ExplanationServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, explanation: Explanation, query: Query, *, port: int = 0):
-        try:
-            super().__init__((_ADDRESS, port), _Handler)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not from 0 to 65535"
-            raise FovealError(
-                f"Cannot serve on port {port} of {_ADDRESS}: {reason}; choose another port, or 0 "
-                "for any that is free."
-            ) from error
+        with taking_port(port):
+            super().__init__((ADDRESS, port), _Handler)
         self._query, self._known, self._lock = query, set(_queries(explanation)), Lock()
         self.page = explanation_page(explanation, live=True).encode()
 
     @property
     def url(self) -> str:
         """Of the page."""
-        return f"http://{_ADDRESS}:{self.server_port}/"
+        return f"http://{ADDRESS}:{self.server_port}/"
 
     @property
     def hosts(self) -> set[str]:
         """What browsers call this server; any other name was pointed here by someone else."""
-        return {f"{name}:{self.server_port}" for name in (_ADDRESS, "localhost")}
+        return {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
     def answer(self, text: str) -> bytes:
         """The packet of the query of a URL.

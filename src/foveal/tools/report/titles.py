@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from foveal.tools.explain.explanation import Explanation, ModelExplanation
+from foveal.tools.explain.names import numbered
 
 
 def image_titles(explanation: Explanation) -> list[str]:
     """The images' names; those that recur are numbered from the second on."""
-    return _numbered([image.name for image in explanation.images])
+    return numbered([image.name for image in explanation.images])
 
 
 def model_titles(models: Sequence[ModelExplanation]) -> list[str]:
@@ -24,7 +25,7 @@ def distinctions(models: Sequence[ModelExplanation]) -> list[str]:
     which = [""] * len(models)
     for name in (name for name, count in counts.items() if count > 1):
         places = [place for place, model in enumerate(models) if model.model == name]
-        sources = _numbered([weights_of(models[place]) for place in places])
+        sources = numbered([weights_of(models[place]) for place in places])
         for place, source in zip(places, sources, strict=True):
             which[place] = source
     return which
@@ -33,15 +34,3 @@ def distinctions(models: Sequence[ModelExplanation]) -> list[str]:
 def weights_of(model: ModelExplanation) -> str:
     """Where the weights come from; a file's path as it was given."""
     return model.source if model.is_trained else "random weights"
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Names that recur get a number from the second on that makes them no other's."""
-    taken, found = set(names), []
-    for name in names:
-        title, number = name, 1
-        while title in found or (number > 1 and title in taken):
-            number += 1
-            title = f"{name} ({number})"
-        found.append(title)
-    return found
