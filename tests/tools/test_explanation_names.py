@@ -1,5 +1,6 @@
 """Pages on which names recur: models told apart, and mixers outside of stages."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -83,7 +84,7 @@ def test_mixers_outside_of_stages_come_last_by_their_paths(twins: Any):
     assert titles == ["Overview", "Stage 1", "Elsewhere"]
     outside = panel(twins, ELSEWHERE, "efficientmod_xxs, run").first
     assert outside.locator(".block").inner_text() == "body.second, gating"
-    choose(outside.locator("input[type=range]"), 0)
+    choose(outside.get_by_label(re.compile(": block$")), 0)
     assert "elsewhere, body.first, gating: gates" in label(outside.locator("figure > canvas"))
     assert "Nothing to be read here." in panel(twins, ELSEWHERE, "dat_tiny").inner_text()
 

@@ -212,7 +212,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 def test_a_slider_moves_through_the_blocks(page: Any):
     focal = panel(page, STAGE_1, "focalnet_tiny_srf")
-    slider, canvas = focal.locator("input[type=range]"), focal.locator("figure > canvas")
+    slider, canvas = focal.get_by_label(re.compile(": block$")), focal.locator("figure > canvas")
     before = pixels(canvas)
     assert "block 2 of 2, mixer: gates, level 1" in label(canvas)
     assert slider.get_attribute("aria-valuetext") == "block 2 of 2, mixer"
@@ -220,6 +220,22 @@ def test_a_slider_moves_through_the_blocks(page: Any):
     assert pixels(canvas) != before
     assert "focalnet_tiny_srf, stage 1, downsampling, strided attention: norm" in label(canvas)
     assert focal.locator(".block").inner_text() == "downsampling, strided attention"
+
+
+def test_a_slider_moves_through_heads_and_levels(page: Any):
+    focal = panel(page, STAGE_1, "focalnet_tiny_srf")
+    slider, canvas = focal.get_by_label(re.compile(": of which$")), focal.locator("figure > canvas")
+    seen = {pixels(canvas)}
+    for level in (1, 2):
+        choose(slider, level)
+        seen.add(pixels(canvas))
+        name = f"level {level + 1}"
+        assert f"gates, {name}" in label(canvas)
+        assert slider.get_attribute("aria-valuetext") == name
+        assert focal.get_by_label(re.compile(": of$")).input_value() == name
+    assert len(seen) == 3
+    focal.get_by_label(re.compile(": of$")).select_option("level 1")
+    assert slider.input_value() == "0"
 
 
 def test_views_and_labels_are_chosen_and_kept(page: Any):

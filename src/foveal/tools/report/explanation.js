@@ -130,7 +130,7 @@ function queryCanvas(picture, steps, side) {
 
 // ------------------------------------------------------------------ panels
 
-/** A panel for some blocks of a model, with a slider over them. */
+/** A panel for some blocks of a model, with sliders over them and over heads or levels. */
 function buildPanel(model, name, key, blocks) {
   const panel = { model, name, blocks, choice: choiceOf(key, blocks), steps: [20, 20], kept: {} };
   const choose = (change) => () => {
@@ -143,6 +143,9 @@ function buildPanel(model, name, key, blocks) {
     input: choose(() => ({ block: Number(panel.slider.value) })), hidden: blocks.length < 2 });
   panel.view = chooser("show", place, choose(() => ({ view: panel.view.control.value })));
   panel.label = chooser("of", place, choose(() => ({ label: panel.label.control.value })));
+  panel.sweep = element("input", {
+    type: "range", min: 0, class: "sweep", "aria-label": `${place}: of which`,
+    input: choose(() => ({ label: chosenOf(panel).labels[Number(panel.sweep.value)] })) });
   panel.canvas = queryCanvas(model.picture, () => panel.steps);
   panel.chart = element("div", { class: "chart" });
   panel.block = element("p", { class: "block" });
@@ -151,7 +154,7 @@ function buildPanel(model, name, key, blocks) {
   panel.words = element("p", { class: "words" });
   panel.about = element("p", { class: "about" });
   panel.choosers = element("div", { class: "choosers" },
-    panel.shown, panel.view.wrapper, panel.label.wrapper);
+    panel.shown, panel.view.wrapper, panel.label.wrapper, panel.sweep);
   panel.figure = element("figure", {}, panel.canvas, panel.chart, panel.legend);
   state.panels.push(panel);
   return panel;
@@ -186,6 +189,10 @@ function showControls(panel, { block, view, labels, label }) {
   panel.slider.setAttribute("aria-valuetext", panel.block.textContent);
   offer(panel.view, block.views.map((other) => other.title), view.title);
   offer(panel.label, labels, labels[label]);
+  panel.sweep.hidden = labels.length < 2;
+  panel.sweep.max = Math.max(labels.length - 1, 0);
+  panel.sweep.value = label;
+  panel.sweep.setAttribute("aria-valuetext", labels[label] ?? "");
   panel.shown.classList.toggle("for-print", block.views.length > 1);
   // The view has to be named where there is nothing to choose; on paper, all that was chosen.
   const chosen = labels.length > 1 ? element("span", {}, `: ${labels[label]}`) : "";
