@@ -1,0 +1,1 @@
+"""Boxes and masks of objects: heads, losses, figures."""
