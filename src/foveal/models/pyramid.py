@@ -24,7 +24,7 @@ class Pyramid(nn.Module):
 
     Args:
         name: as for `foveal.create_model`, "timm:NAME" for timm's.
-        out_indices: which stages; 0 is that of 4 pixels a cell, also where a network has a finer one.
+        out_indices: which stages; 0 is that of 4 pixels a cell, also where there is a finer map.
         pretrained: load the published weights.
         checkpoint: a file of classification weights to load instead.
         **options: of the network, such as `drop_path_rate` and `in_chans`.
