@@ -56,9 +56,8 @@ def run(options: Namespace) -> None:
         (" × ".join(str(n) for n in check.shape), f"{check.error:.1e}") for check in export.checks
     ]
     show_table(("image", "difference from the network"), rows)
-    sizes = "that size" if options.fixed else "any size"
     note(
-        f"{export.files[0]}: {trained.card.model} for images of {sizes}, {export.megabytes:.1f} MB"
+        f"{export.files[0]}: {trained.card.model}, sizes: {export.sizes}; {export.megabytes:.1f} MB"
         f"{' with what lies beside it' if len(export.files) > 1 else ''}; largest difference "
         f"{export.worst_error:.1e} of the largest output."
     )

@@ -11,10 +11,10 @@ from torch import nn
 from foveal.data.transforms import Preprocessing
 from foveal.errors import FovealError, OptionError
 from foveal.tools.export.check import check_sizes, sizes_to_check
-from foveal.tools.export.formats import FORMATS, Run
+from foveal.tools.export.formats import FORMATS
 from foveal.tools.export.program import program_of
 from foveal.tools.export.run import export_model
-from foveal.tools.export.subject import ExportOptions, Subject, subject_of
+from foveal.tools.export.subject import ExportOptions, Run, Subject, subject_of
 from foveal.tools.trained import ModelCard, TrainedModel
 from tests.models.families import SMALLEST, shallow
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foveal.tools.export.formats import Run
-from foveal.tools.export.subject import SMALLEST_DYNAMIC, Subject
+from foveal.tools.export.subject import SMALLEST_DYNAMIC, Run, Subject
 
 # Of the largest output.
 TOLERANCE = 1e-4

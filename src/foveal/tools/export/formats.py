@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from foveal.errors import FovealError, MissingExtraError, first_line
-from foveal.tools.export.subject import Subject
-
-Run = Callable[[Tensor], Sequence[np.ndarray]]
+from foveal.tools.export.executorch import open_executorch, write_executorch
+from foveal.tools.export.subject import Run, Subject
 
 # Larger ones do not fit one file of ONNX's: the weights lie beside it.
 ONNX_LIMIT = 1_800_000_000
@@ -27,11 +25,13 @@ class Format(NamedTuple):
         suffix: of its file.
         write: puts a program into a file, and maybe more beside it of the same name.
         open: runs what is in the file, on the CPU.
+        is_bounded: it plans its memory, so that "any size" needs a largest one.
     """
 
     suffix: str
     write: Callable[[ExportedProgram, Subject, Path], None]
     open: Callable[[Path], Run]
+    is_bounded: bool = False
 
 
 def _write_onnx(program: ExportedProgram, subject: Subject, path: Path) -> None:
@@ -189,6 +189,7 @@ FORMATS: Mapping[str, Format] = {
     "torch-export": Format(".pt2", _write_program, _open_program),
     "aoti": Format(".pt2", _write_aoti, _open_aoti),
     "openvino": Format(".xml", _write_openvino, _open_openvino),
+    "executorch": Format(".pte", write_executorch, open_executorch, is_bounded=True),
 }
 
 

@@ -16,8 +16,12 @@ def program_of(subject: Subject) -> ExportedProgram:
     options = subject.options
     shapes = None
     if options.dynamic:
-        height, width = (Dim(name, min=SMALLEST_DYNAMIC) for name in ("height", "width"))
-        shapes = ({0: Dim("batch"), 2: height, 3: width},)
+        batch, *sides = options.largest or (None, None, None)
+        height, width = (
+            Dim(name, min=SMALLEST_DYNAMIC, max=most)
+            for name, most in zip(("height", "width"), sides, strict=True)
+        )
+        shapes = ({0: Dim("batch", max=batch), 2: height, 3: width},)
     try:
         with torch.no_grad():
             return torch.export.export(subject.module, (subject.example,), dynamic_shapes=shapes)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foveal.errors import FovealError, OptionError, closest
@@ -25,11 +25,13 @@ class Export:
         files: the file, then what belongs to it and lies beside it.
         megabytes: of all of them.
         checks: how far it is from the network, size by size.
+        sizes: that it takes, in words.
     """
 
     files: tuple[Path, ...]
     megabytes: float
     checks: tuple[SizeCheck, ...]
+    sizes: str
 
     @property
     def worst_error(self) -> float:
@@ -60,7 +62,8 @@ def export_model(
     """
     chosen, target = checked_format(format, output), Path(output)
     require_writable(target)
-    subject = subject_of(trained, options or ExportOptions())
+    wanted = options or ExportOptions()
+    subject = subject_of(trained, replace(wanted, bounded=chosen.is_bounded and wanted.dynamic))
     steps = 2 + len(sizes_to_check(subject))
     program = program_of(subject)
     on_done(1, steps)
@@ -74,7 +77,7 @@ def export_model(
         _require_equal(checks, trained.card.model, format)
         files = move_beside(file, target)
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    return Export(tuple(files), megabytes, checks)
+    return Export(tuple(files), megabytes, checks, subject.options.sizes)
 
 
 def checked_format(format: str, output: str | os.PathLike[str]) -> Format:

@@ -1,16 +1,21 @@
 """What is exported: a network, what it puts out, and for which inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveal import __version__
 from foveal.errors import FovealError, OptionError
+from foveal.tools.commit import commit
 from foveal.tools.trained import TrainedModel
+
+# What an opened file does: image (b c h w) to its outputs.
+Run = Callable[[Tensor], Sequence[np.ndarray]]
 
 HEADS = ("classification", "pyramid")
 
@@ -29,6 +34,8 @@ class ExportOptions:
         dynamic: take any number of images from 64 × 64 pixels up; False for those sizes alone.
         preprocessing: take intensities in [0, 1] and normalise them inside; False for an input
             that is normalised already.
+        bounded: with `dynamic`, up to twice the traced side and number of images, for formats that
+            plan their memory beforehand.
     """
 
     head: Literal["classification", "pyramid"] = "classification"
@@ -36,6 +43,24 @@ class ExportOptions:
     batch_size: int = 2
     dynamic: bool = True
     preprocessing: bool = False
+    bounded: bool = False
+
+    @property
+    def largest(self) -> tuple[int, int, int] | None:
+        """The most images, height and width that the file takes; None for no bound."""
+        if not self.bounded:
+            return None
+        return 2 * self.batch_size, 2 * self.image_size[0], 2 * self.image_size[1]
+
+    @property
+    def sizes(self) -> str:
+        """The sizes that the file takes, in words."""
+        if not self.dynamic:
+            return "this one"
+        if self.largest is None:
+            return f"any from {SMALLEST_DYNAMIC}"
+        images, height, width = self.largest
+        return f"any from {SMALLEST_DYNAMIC} to {height} × {width}, up to {images} images"
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -142,12 +167,13 @@ def _metadata(trained: TrainedModel, options: ExportOptions) -> dict[str, str]:
         "head": options.head,
         "classes": "\n".join(card.classes),
         "image_size": ",".join(str(side) for side in options.image_size),
-        "sizes": f"any from {SMALLEST_DYNAMIC}" if options.dynamic else "this alone",
+        "sizes": options.sizes,
         "input": "intensities in [0, 1]" if options.preprocessing else "normalised",
         "mean": ",".join(str(value) for value in preprocessing.mean),
         "std": ",".join(str(value) for value in preprocessing.std),
         "crop_pct": str(preprocessing.crop_pct),
         "interpolation": preprocessing.interpolation,
         "foveal": __version__,
+        "commit": commit() or "",
         "torch": str(torch.__version__),
     }

@@ -5,16 +5,14 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from foveal.tools.commit import commit
 from foveal.tools.cost import device_name
 
-_PACKAGE = Path(__file__).parents[2]
 _PACKAGES = ("torch", "timm", "triton", "onnxruntime", "openvino", "foveal")
 
 
@@ -31,7 +29,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     if device.type == "cuda":
@@ -74,19 +72,4 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
-
-
-@cache
-def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        run = ["git", "-C", str(_PACKAGE), *arguments]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # An installed package may lie inside of somebody else's repository.
-        git("ls-files", "--error-unmatch", "__init__.py")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,0 +1,77 @@
+"""ExecuTorch, for phones: XNNPACK where it has an operator, its own portable kernels elsewhere."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+from torch.export import ExportedProgram
+
+from foveal.errors import FovealError, MissingExtraError, first_line
+from foveal.tools.export.subject import Run, Subject
+
+# Its reshape has room for one size that is not known, where ours may have three.
+_OF_ONE_UNKNOWN_SIZE = ("UnsqueezeCopyConfig", "ViewCopyConfig")
+
+
+def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> None:
+    """A program as `.pte`; what travels with it are methods called `metadata_NAME`.
+
+    Raises:
+        MissingExtraError: executorch is not installed.
+        FovealError: it cannot lower the network.
+    """
+    try:
+        from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    except ImportError as error:
+        raise MissingExtraError("executorch", "executorch") from error
+    is_dynamic = subject.options.dynamic
+    configs = [
+        config
+        for config in ALL_PARTITIONER_CONFIGS
+        if not (is_dynamic and config.__name__ in _OF_ONE_UNKNOWN_SIZE)
+    ]
+    metadata = {f"metadata_{name}": text for name, text in subject.metadata.items()}
+    try:
+        lowered = to_edge_transform_and_lower(
+            _without_group_norm(program),
+            partitioner=[XnnpackPartitioner(configs=configs)],
+            # Its check knows core operators alone; the runtime has a kernel for what we use beside.
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            constant_methods=metadata,
+        )
+        path.write_bytes(lowered.to_executorch().buffer)
+    except Exception as error:
+        sizes = " for images of any size" if is_dynamic else ""
+        hint = "--fixed exports it for one" if is_dynamic else "--format onnx does"
+        raise FovealError(
+            f"ExecuTorch cannot lower {subject.metadata['model']}{sizes}: {first_line(error)}; "
+            f"{hint}."
+        ) from error
+
+
+def _without_group_norm(program: ExportedProgram) -> ExportedProgram:
+    """ExecuTorch's own kernel of it wants channels-first memory, which a neighbour may not give."""
+    table = get_decompositions([torch.ops.aten.native_group_norm.default])
+    return program.run_decompositions({**torch.export.default_decompositions(), **table})
+
+
+def open_executorch(path: Path) -> Run:
+    """What is in a `.pte`, by ExecuTorch's Python runtime."""
+    from executorch.runtime import Runtime
+
+    # Whatever is not referred to any more is unloaded, method or not.
+    program = Runtime.get().load_program(path)
+    method = program.load_method("forward")
+    if method is None:
+        raise FovealError(f"{path} has no method forward.")
+
+    def run(image: Tensor) -> list[np.ndarray]:
+        assert program is not None
+        # The outputs lie in memory that the next call writes to.
+        return [output.numpy().copy() for output in method.execute([image.contiguous()])]
+
+    return run
