@@ -1,10 +1,11 @@
 """Labelled images as a PyTorch dataset whose random transforms depend on seed, epoch and index."""
 
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -95,7 +96,30 @@ class Sample(TypedDict):
     index: int
 
 
-class ImageDataset(Dataset[Sample]):
+Item = TypeVar("Item")
+
+
+class SeededDataset(Dataset[Item]):
+    """Samples by index whose random transforms `seeded(seed, epoch, index)` makes repeatable.
+
+    Args:
+        seed: of the transforms.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other random transforms than in other epochs."""
+        self.epoch = epoch
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+
+class ImageDataset(SeededDataset[Sample]):
     """Transformed images, the same ones for the same seed, epoch and index in any worker."""
 
     def __init__(
@@ -106,15 +130,10 @@ class ImageDataset(Dataset[Sample]):
         mode: str = "RGB",
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.samples = samples
         self.transform = transform
         self.mode = mode
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other random transforms than in other epochs."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -65,13 +65,16 @@ def mode_of(in_chans: int) -> str:
     return _MODES[in_chans]
 
 
-def read_image(source: str | Source, mode: str = "RGB", at_most: int | None = None) -> Image.Image:
+def read_image(
+    source: str | Source, mode: str = "RGB", at_most: int | None = None, *, upright: bool = True
+) -> Image.Image:
     """The image in a file, upright and in `mode`; one in memory is in `mode` alone.
 
     Args:
         source: the image.
         mode: PIL's, "L", "RGB" or "RGBA".
         at_most: pixels of the shorter side, to which a larger image is reduced.
+        upright: whether to turn it as the camera's note in the file says.
 
     Raises:
         ImageError: the file is missing, empty, or no image that can be decoded.
@@ -83,7 +86,8 @@ def read_image(source: str | Source, mode: str = "RGB", at_most: int | None = No
             if at_most is not None:
                 # A JPEG is decoded at a fraction of its size, no smaller than this.
                 image.draft(None, reduced_size(image.size, at_most))
-            return _reduced(to_mode(ImageOps.exif_transpose(image), mode), at_most)
+            turned = ImageOps.exif_transpose(image) if upright else image
+            return _reduced(to_mode(turned, mode), at_most)
     except _DECODE_ERRORS as error:
         name = source.name if isinstance(source, EncodedImage) else source
         reason = _reason(source, error)

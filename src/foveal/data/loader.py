@@ -4,19 +4,21 @@ import logging
 import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from foveal.data.dataset import ImageDataset
+from foveal.data.dataset import SeededDataset
 from foveal.data.images import BadImage
 from foveal.data.sharding import Share, rank_batches, share
 from foveal.data.stream import BatchStream, StreamDataset
 from foveal.errors import FovealError, MissingExtraError
 
 _logger = logging.getLogger("foveal")
+
+Collate = Callable[[list[Any]], Any]
 
 
 class TrainLoader(ABC):
@@ -26,7 +28,7 @@ class TrainLoader(ABC):
     own already: hand the loader to nothing that shares batches out, and move them to the device.
     """
 
-    def __init__(self, dataset: ImageDataset | StreamDataset, share: Share, seed: int):
+    def __init__(self, dataset: SeededDataset[Any] | StreamDataset, share: Share, seed: int):
         self.dataset = dataset
         self.share = share
         self.seed = seed
@@ -88,10 +90,18 @@ class TrainLoader(ABC):
 class MapLoader(TrainLoader):
     """Batches of a dataset that can be asked for any sample; workers may change on the way."""
 
-    def __init__(self, dataset: ImageDataset, share: Share, seed: int, workers: int):
+    def __init__(
+        self,
+        dataset: SeededDataset[Any],
+        share: Share,
+        seed: int,
+        workers: int,
+        collate_fn: Collate | None = None,
+    ):
         super().__init__(dataset, share, seed)
         self.images = dataset
         self.workers = workers
+        self.collate_fn = collate_fn
 
     def _batches(self, start: int) -> Iterator[dict[str, Any]]:
         batches = rank_batches(len(self.images), self.share, self.seed, self.epoch)
@@ -99,6 +109,7 @@ class MapLoader(TrainLoader):
             self.images,
             batch_sampler=batches[start:],
             num_workers=self.workers,
+            collate_fn=self.collate_fn,
             worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
         )
@@ -166,10 +177,11 @@ class StreamLoader(TrainLoader):
 
 
 def train_loader(
-    dataset: ImageDataset | StreamDataset,
+    dataset: SeededDataset[Any] | StreamDataset,
     *,
     batch_size: int,
     workers: int = 0,
+    collate_fn: Collate | None = None,
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -183,6 +195,7 @@ def train_loader(
         dataset: a collection's `train_dataset`.
         batch_size: samples a batch and rank.
         workers: processes that load images, on each rank.
+        collate_fn: makes a batch of samples; None to stack them. Streams stack theirs.
         seed: of the order.
         rank: this process, in [0, world).
         world: number of processes that train together.
@@ -193,11 +206,17 @@ def train_loader(
     part = share(len(dataset), batch_size, rank, world)
     if isinstance(dataset, StreamDataset):
         return StreamLoader(dataset, part, seed, workers)
-    return MapLoader(dataset, part, seed, workers)
+    return MapLoader(dataset, part, seed, workers, collate_fn)
 
 
 def eval_loader(
-    dataset: ImageDataset, *, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
+    dataset: SeededDataset[Any],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    collate_fn: Collate | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[Any]:
     """Every sample once over all ranks, in order; ranks may differ by one sample.
 
@@ -205,6 +224,7 @@ def eval_loader(
         dataset: what to judge by.
         batch_size: samples a batch and rank.
         workers: processes that load images, on each rank.
+        collate_fn: makes a batch of samples; None to stack them.
         rank: this process, in [0, world). More than one: hand the loader to nothing that shares
             batches out again.
         world: number of processes.
@@ -214,6 +234,7 @@ def eval_loader(
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world),
         num_workers=workers,
+        collate_fn=collate_fn,
         worker_init_fn=outlive_signals,
     )
 
