@@ -17,7 +17,7 @@ EXTENSIONS = frozenset(
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # What PIL raises on damaged files: its own errors are OSErrors, its plug-ins add the others.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ImageError(FovealError):
@@ -88,7 +88,7 @@ def read_image(
                 image.draft(None, reduced_size(image.size, at_most))
             turned = ImageOps.exif_transpose(image) if upright else image
             return _reduced(to_mode(turned, mode), at_most)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         name = source.name if isinstance(source, EncodedImage) else source
         reason = _reason(source, error)
         raise ImageError(f"{name} is not an image that can be read: {reason}.", reason) from error
@@ -140,7 +140,7 @@ def verify_image(source: Source) -> BadImage | None:
             # A JPEG decoded at an eighth of its size is read to the end all the same.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         path = Path(source.name) if isinstance(source, EncodedImage) else source
         return BadImage(path, _reason(source, error))
     return None
