@@ -154,7 +154,7 @@ def _in_words(type_: str) -> str:
 
 
 def _as_flag(name: str) -> str:
-    positional = {"official": "OFFICIAL", "checkpoints": "CHECKPOINT"}
+    positional = {"official": "OFFICIAL", "checkpoints": "CHECKPOINT", "kind": "KIND"}
     return positional.get(name, "--" + name.replace("_", "-"))
 
 

@@ -12,6 +12,7 @@ from foveal.cli import (
     average,
     bench,
     convert,
+    dataset,
     demo,
     evaluate,
     explain,
@@ -37,6 +38,7 @@ COMMANDS = {
     "models": models,
     "export": export,
     "convert": convert,
+    "dataset": dataset,
     "average": average,
     "quickstart": quickstart,
 }
@@ -95,7 +97,7 @@ def create_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     commands: dict[str, ArgumentParser] = {}
     for name, module in COMMANDS.items():
         command = ArgumentParser(
-            description=module.SUMMARY.capitalize() + ".",
+            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
             exit_on_error=False,
             formatter_class=HelpFormatter,
         )
