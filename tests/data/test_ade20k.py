@@ -20,10 +20,9 @@ def published(number: int) -> np.ndarray:
 
 
 def name_list(names: list[str]) -> str:
-    header = "Idx\tRatio\tTrain\tVal\tStuff\tName\n"
-    return header + "".join(
-        f"{place}\t0.1\t10\t1\t0\t{name}\n" for place, name in enumerate(names, 1)
-    )
+    """As published, stray spaces included."""
+    rows = (f"{place} \t0.1\t10\t1\t{name} \n" for place, name in enumerate(names, 1))
+    return "Idx\tRatio\tTrain\tVal\tName\n" + "".join(rows)
 
 
 @pytest.fixture

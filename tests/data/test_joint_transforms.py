@@ -154,13 +154,15 @@ def test_boxes_alone_are_cut_by_a_crop_and_slivers_are_taken_out():
     assert len(moved["boxes"]) == len(moved["labels"]) == 0
 
 
-def test_a_box_that_a_crop_cuts_lies_close_around_the_rest_of_its_mask():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_a_box_that_a_crop_cuts_lies_close_around_the_rest_of_its_mask(dtype: torch.dtype):
     mask = torch.ones(HEIGHT, WIDTH).tril().bool()[:, :HEIGHT]
     mask = torch.nn.functional.pad(mask, (0, WIDTH - HEIGHT))
     triangle = {
         "boxes": boxes_of([[0, 0, HEIGHT, HEIGHT]]),
         "labels": torch.tensor([0]),
-        "masks": Mask(mask[None]),
+        "masks": Mask(mask[None].to(dtype)),
     }
     transform = detection_transforms(*IDENTITY, replace(STILL, crop=(40, 40)), True)
     shapes = set()

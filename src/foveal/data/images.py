@@ -1,5 +1,6 @@
 """Reading one image, and finding the ones that cannot be read before they are needed."""
 
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ from foveal.errors import FovealError
 EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+
+_ORIENTATION = 0x0112
+# Values of the camera's note that turn the image by a quarter.
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -117,6 +122,15 @@ def is_16_bit(image: Image.Image) -> bool:
     # What PIL calls 32-bit integers holds 16 bits of a file.
     (_, highest) = image.getextrema()
     return isinstance(highest, int | float) and highest > 255
+
+
+def is_on_its_side(image: Image.Image) -> bool:
+    """Whether the camera's note in the file turns the image by a quarter."""
+    try:
+        return image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+    except (OSError, SyntaxError, ValueError, struct.error):
+        # A damaged note says nothing.
+        return False
 
 
 def reduced_size(size: tuple[int, int], at_most: int) -> tuple[int, int]:

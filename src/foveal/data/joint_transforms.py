@@ -360,7 +360,7 @@ def _cropped(value: Any, top: int, left: int, height: int, width: int) -> Any:
 
 def _tightened(boxes: Any, masks: Any, cut: Bool[Tensor, " n"]) -> BoundingBoxes:
     """Boxes of which those that were `cut` lie close around what is left of their mask."""
-    plain, drawn = boxes.as_subclass(Tensor).clone(), masks.as_subclass(Tensor)
+    plain, drawn = boxes.as_subclass(Tensor).clone(), masks.as_subclass(Tensor).bool()
     anew = cut & drawn.flatten(1).any(1)
     if anew.any():
         edges = masks_to_boxes(drawn[anew]) + torch.tensor([0, 0, 1, 1])

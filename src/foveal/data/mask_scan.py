@@ -1,6 +1,5 @@
 """What one split of a mask folder holds, every file read once: good scenes, and what is wrong."""
 
-import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,16 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from foveal.data.images import EXTENSIONS, ImageError, verify_image
+from foveal.data.images import EXTENSIONS, ImageError, is_on_its_side, verify_image
 from foveal.data.problems import ProblemLog
 from foveal.data.segmentation import LabelError, LabelledScenes, Scene, open_label
 from foveal.data.sources import visible_files
 from foveal.errors import FovealError
 
 _MOST_SHOWN = 5
-_ORIENTATION = 0x0112
-# Values of the camera's note that turn the picture by a quarter.
-_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -171,12 +167,7 @@ def _sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Width and height as stored, and turned as the camera's note in the file says."""
     with Image.open(path) as image:
         stored = image.size
-        try:
-            on_its_side = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-        except (OSError, SyntaxError, ValueError, struct.error):
-            # A damaged note says nothing.
-            on_its_side = False
-    return stored, (stored[1], stored[0]) if on_its_side else stored
+        return stored, (stored[1], stored[0]) if is_on_its_side(image) else stored
 
 
 def _counts(label: Image.Image) -> dict[int, int]:
