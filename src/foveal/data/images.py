@@ -1,5 +1,6 @@
 """Reading one image, and finding the ones that cannot be read before they are needed."""
 
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,10 +15,14 @@ EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
+_ORIENTATION = 0x0112
+# Values of the camera's note that turn the image by a quarter.
+_QUARTER_TURNS = (5, 6, 7, 8)
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # What PIL raises on damaged files: its own errors are OSErrors, its plug-ins add the others.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ImageError(FovealError):
@@ -88,7 +93,7 @@ def read_image(
                 image.draft(None, reduced_size(image.size, at_most))
             turned = ImageOps.exif_transpose(image) if upright else image
             return _reduced(to_mode(turned, mode), at_most)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         name = source.name if isinstance(source, EncodedImage) else source
         reason = _reason(source, error)
         raise ImageError(f"{name} is not an image that can be read: {reason}.", reason) from error
@@ -119,6 +124,15 @@ def is_16_bit(image: Image.Image) -> bool:
     return isinstance(highest, int | float) and highest > 255
 
 
+def is_on_its_side(image: Image.Image) -> bool:
+    """Whether the camera's note in the file turns the image by a quarter."""
+    try:
+        return image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+    except (OSError, SyntaxError, ValueError, struct.error):
+        # A damaged note says nothing.
+        return False
+
+
 def reduced_size(size: tuple[int, int], at_most: int) -> tuple[int, int]:
     """Width and height with a shorter side of no more than `at_most`, in about the proportions."""
     factor = min(1.0, at_most / min(size))
@@ -140,7 +154,7 @@ def verify_image(source: Source) -> BadImage | None:
             # A JPEG decoded at an eighth of its size is read to the end all the same.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         path = Path(source.name) if isinstance(source, EncodedImage) else source
         return BadImage(path, _reason(source, error))
     return None
