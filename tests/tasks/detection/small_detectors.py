@@ -9,7 +9,14 @@ from foveal.tasks.detection.contract import Detector, Target
 from foveal.tasks.detection.heads import create_detector
 from tests.models.families import SHALLOW
 
-RCNN: dict[str, Any] = {"fpn_channels": 32, "representation_size": 64}
+RCNN: dict[str, Any] = {
+    "fpn_channels": 32,
+    "representation_size": 64,
+    "rpn_post_nms_top_n_train": 100,
+    "rpn_post_nms_top_n_test": 50,
+    "box_batch_size_per_image": 64,
+    "box_detections_per_img": 20,
+}
 SMALL: dict[str, dict[str, Any]] = {"retinanet": {"fpn_channels": 32}, "fcos": {"fpn_channels": 64}}
 
 

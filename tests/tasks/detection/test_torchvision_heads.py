@@ -43,12 +43,17 @@ def takes_a_step(detector: Detector, size: tuple[int, int]) -> None:
 
 
 def plain(head: str) -> tuple[TorchvisionDetector, nn.Module]:
-    """A detector, and torchvision's class with all its own defaults and the same weights."""
+    """A detector, and torchvision's class with its own defaults and the same weights."""
     # torchvision's mask head has 256 channels whatever the pyramid's.
     channels = 256 if head == "mask_rcnn" else 64
-    size = {} if head in ("retinanet", "fcos") else {"representation_size": 1024}
-    detector = small_detector(head, fpn_channels=channels, **size)
-    other = small_detector(head, fpn_channels=channels, **size)
+    few = {} if head in ("retinanet", "fcos") else {"rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 32}
+    shallow = SHALLOW["focalnet_tiny_srf"]
+    detector, other = (
+        create_detector(
+            head, "focalnet_tiny_srf", 3, backbone_options=shallow, fpn_channels=channels, **few
+        )
+        for _ in range(2)
+    )
     assert isinstance(detector, TorchvisionDetector)
     assert isinstance(other, TorchvisionDetector)
     network = PLAIN[head](
@@ -60,6 +65,7 @@ def plain(head: str) -> tuple[TorchvisionDetector, nn.Module]:
         image_std=[1.0] * 3,
         # Or it draws a size by chance, if from one alone.
         _skip_resize=True,
+        **few,
     )
     network.load_state_dict(detector.network.state_dict())
     return detector, network
