@@ -99,7 +99,8 @@ class OnPyramid(nn.Module):
         prefix = self._prefix().replace(".", r"\.")
 
         def below(pattern: str) -> str:
-            return f"^{prefix}{pattern.removeprefix('^')}"
+            # All alternatives, as in timm's "^conv1|bn1", and not the first alone.
+            return f"^{prefix}(?:{pattern.removeprefix('^').replace('|^', '|')})"
 
         def moved(value: Any) -> Any:
             if isinstance(value, str):
