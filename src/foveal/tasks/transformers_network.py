@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,7 +113,7 @@ def check_scales(head: str, pyramid: Pyramid) -> None:
         OptionError: that is so.
     """
     have = pyramid.reductions
-    if any(2 * fine != coarse for fine, coarse in zip(have, have[1:], strict=False)):
+    if any(2 * fine != coarse for fine, coarse in pairwise(have)):
         raise OptionError(
             f"{head} needs maps that halve from one to the next, this backbone's have "
             f"{', '.join(map(str, have))} pixels a cell; choose another backbone."

@@ -22,7 +22,6 @@ from foveal.tasks.transformers_network import (
     check_scales,
     check_width,
     full_precision,
-    keep_coarsest,
     next_multiple,
     pad_to,
     transformers,
@@ -260,6 +259,23 @@ def _maskformer_criterion() -> Any:
 
     class Criterion(library.MaskFormerLoss):
         """Compares whole masks."""
+
+        def forward(
+            self,
+            masks_queries_logits: Any,
+            class_queries_logits: Any,
+            mask_labels: Any,
+            class_labels: Any,
+            auxiliary_predictions: Any = None,
+        ) -> dict[str, Tensor]:
+            # Before the first layer all queries are zeros and have the same mask.
+            return super().forward(
+                masks_queries_logits,
+                class_queries_logits,
+                mask_labels,
+                class_labels,
+                auxiliary_predictions[1:] if auxiliary_predictions else None,
+            )
 
         def loss_masks(
             self, masks_queries_logits: Any, mask_labels: Any, indices: Any, num_masks: Any
