@@ -77,9 +77,7 @@ def by_hand(
     height, width = images.shape[-2:]
     tops = sorted({*range(0, height - window, stride), height - window})
     lefts = sorted({*range(0, width - window, stride), width - window})
-    seen = [
-        (y, x, look(images[..., y : y + window, x : x + window])) for y in tops for x in lefts
-    ]
+    seen = [(y, x, look(images[..., y : y + window, x : x + window])) for y in tops for x in lefts]
     out = torch.empty(len(images), 4, height, width)
     for i in range(height):
         for j in range(width):

@@ -1,5 +1,6 @@
 """Every head on every family: training steps, scores, saving, layers, wrong options."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_layer_decay_sees_the_backbones_layers_and_takes_the_rest_for_the_head(h
         for i in range(4)
     ]
     assert all(len(stage) == 1 for stage in stages)
-    assert [max(a) < min(b) for a, b in zip(stages, stages[1:], strict=False)] == [True] * 3
+    assert [max(a) < min(b) for a, b in pairwise(stages)] == [True] * 3
     assert max(of[f"{prefix}stem.{n}"] for n in _stem(segmenter, f"{prefix}stem.")) < min(stages[0])
     assert {scale for name, scale in of.items() if not name.startswith(prefix)} == {1.0}
 

@@ -89,11 +89,11 @@ def confusion_of(
     """
     counts = labels != ignore_index
     true, found = labels[counts].long(), predicted[counts].long()
-    if true.numel() and not (0 <= int(true.min()) and int(true.max()) < num_classes):
+    low, high = (int(end) for end in true.aminmax()) if true.numel() else (0, 0)
+    if low < 0 or high >= num_classes:
         raise FovealError(
-            f"The labels run from {int(true.min())} to {int(true.max())} without the ignored "
-            f"{ignore_index}, and the model has {num_classes} classes from 0; correct the labels or "
-            "the list of classes."
+            f"The labels run from {low} to {high}, the ignored {ignore_index} aside, and the model "
+            f"has {num_classes} classes from 0 up; correct the labels or the list of classes."
         )
     cells = torch.bincount(true * num_classes + found, minlength=num_classes**2)
     return cells.view(num_classes, num_classes).cpu()

@@ -25,9 +25,7 @@ class Segmentation:
 
     best_score = "miou"
 
-    def __init__(
-        self, num_classes: int, ignore_index: int = 255, image_names: Sequence[str] = ()
-    ):
+    def __init__(self, num_classes: int, ignore_index: int = 255, image_names: Sequence[str] = ()):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.image_names = image_names
@@ -58,9 +56,7 @@ class Segmentation:
         return SegmentationMeter(self.num_classes, self.ignore_index)
 
 
-def resized(
-    maps: Float[Tensor, "b c h w"], size: Sequence[int]
-) -> Float[Tensor, "b c h2 w2"]:
+def resized(maps: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c h2 w2"]:
     """Maps brought to a size bilinearly; those that have it as they are."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
