@@ -194,9 +194,9 @@ def test_detections_are_in_pixels_of_the_file(files: list[Path]) -> None:
     assert len(every[0]) == 3
     plain = json.loads(json.dumps(first.to_dict()))
     assert plain["boxes"] == first.boxes.tolist() and plain["run_lengths"][0]["size"] == [40, 60]
-    drawn = np.asarray(first.drawn(Image.open(files[0]), side=60))
+    drawn = np.asarray(first.drawn(Image.open(files[0]), side=240))
     # The lower edge of the box.
-    assert tuple(drawn[19, 20]) == class_colour(1)
+    assert tuple(drawn[79, 80]) == class_colour(1)
 
 
 def test_detections_refuse_what_does_not_fit(files: list[Path], tmp_path: Path) -> None:

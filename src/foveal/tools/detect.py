@@ -58,7 +58,11 @@ class Detections:
             side: longer side of the result, in pixels.
         """
         texts = [f"{n} {score:.2f}" for n, score in zip(self.names, self.scores, strict=True)]
-        drawing = Drawing(self.boxes, self.labels.tolist(), texts, self.masks)
+        masks, labels = self.masks, self.labels.tolist()
+        # The surest last, on top.
+        drawing = Drawing(
+            self.boxes[::-1], labels[::-1], texts[::-1], None if masks is None else masks[::-1]
+        )
         return drawn_objects(picture, drawing, side)
 
     def to_dict(self) -> dict[str, Any]:

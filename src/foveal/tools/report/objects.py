@@ -67,7 +67,7 @@ def drawn_objects(picture: Image.Image, drawing: Drawing, side: int) -> Image.Im
         return to_pil_image(canvas)
     colours = [class_colour(label) for label in drawing.labels]
     if drawing.masks is not None:
-        masks = torch.from_numpy(drawing.masks)[:, None].float()
+        masks = torch.from_numpy(drawing.masks.copy())[:, None].float()
         shown = F.interpolate(masks, (size[1], size[0]), mode="bilinear")[:, 0] >= 0.5
         # One by one, the largest first: of masks drawn at once, torchvision blackens what overlaps.
         for index in shown.sum((1, 2)).argsort(descending=True, stable=True).tolist():
