@@ -22,7 +22,7 @@ from foveal.train.progress import TrainProgress
 from foveal.train.run_folder import RunFolder
 from foveal.train.state import RunState, load_state, save_state
 from foveal.train.stopping import StopRequest
-from foveal.train.task import Task
+from foveal.train.task import GatheredMeter, Meter, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -151,10 +151,19 @@ class Trainer:
                     outputs = self.task.predict(model, batch)
                 meter.update(outputs)
         if self.accelerator.num_processes > 1:
-            sums = meter.sums().to(self.accelerator.device)
-            total: Any = self.accelerator.reduce(sums, reduction="sum")
-            meter.take_sums(total.cpu())
+            self._join(meter)
         return meter.scores()
+
+    def _join(self, meter: Meter | GatheredMeter) -> None:
+        """Make the meter stand for the images of all processes, on each of them."""
+        if isinstance(meter, GatheredMeter):
+            from accelerate.utils import gather_object
+
+            meter.merge(gather_object([meter.state()]))
+            return
+        sums = meter.sums().to(self.accelerator.device)
+        total: Any = self.accelerator.reduce(sums, reduction="sum")
+        meter.take_sums(total.cpu())
 
     def _judged_model(self) -> nn.Module:
         """The averaged model or the trained one, with the first process's buffers on all."""

@@ -1,19 +1,27 @@
 """What the loop asks of a task."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
 
 
-class Meter(Protocol):
-    """Figures over all batches of an evaluation."""
+class Scored(Protocol):
+    """Figures over all batches of an evaluation, of one process."""
 
-    def update(self, outputs: tuple[Tensor, ...]) -> None:
+    def update(self, outputs: Any) -> None:
         """Take in what `Task.predict` gave for one batch."""
         ...
+
+    def scores(self) -> dict[str, float]:
+        """The figures by name."""
+        ...
+
+
+class Meter(Scored, Protocol):
+    """Figures that are worked out from sums over images."""
 
     def sums(self) -> Tensor:
         """What the figures are worked out from, as sums over images, float64 (n)."""
@@ -23,8 +31,17 @@ class Meter(Protocol):
         """Stand for the images of all processes, whose sums were added up."""
         ...
 
-    def scores(self) -> dict[str, float]:
-        """The figures by name."""
+
+@runtime_checkable
+class GatheredMeter(Scored, Protocol):
+    """Figures that are no sums: what each process saw goes to all of them."""
+
+    def state(self) -> Any:
+        """What this process saw, to be pickled."""
+        ...
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Stand for the images of all processes, given every one's state, its own among them."""
         ...
 
 
@@ -41,8 +58,8 @@ class Task(Protocol):
         """The scalar to minimise."""
         ...
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """Tensors with a row an image, for the meter."""
+    def predict(self, model: nn.Module, batch: Batch) -> Any:
+        """What the meter takes in."""
         ...
 
     def count(self, batch: Batch) -> int:
@@ -53,6 +70,6 @@ class Task(Protocol):
         """What a person calls the images of the batch, such as their files."""
         ...
 
-    def meter(self) -> Meter:
+    def meter(self) -> Meter | GatheredMeter:
         """A fresh meter."""
         ...

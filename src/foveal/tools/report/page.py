@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
@@ -96,14 +97,24 @@ def figures(values: dict[str, str]) -> str:
     return f'<dl class="figures">{"".join(items)}</dl>'
 
 
-def picture(image: Image.Image, alt: str, width: int, height: int | None = None) -> str:
-    """An inline image, `width` pixels wide on the page, with its description."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+def picture(
+    image: Image.Image,
+    alt: str,
+    width: int,
+    height: int | None = None,
+    *,
+    photograph: bool = False,
+) -> str:
+    """An inline image, `width` pixels wide on the page, with its description.
+
+    A photograph is stored as JPEG, in a fraction of the bytes.
+    """
+    buffer, kind = io.BytesIO(), "jpeg" if photograph else "png"
+    image.save(buffer, format=kind, **({"quality": 88} if photograph else {}))
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     tall = height or round(width * image.height / image.width)
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" '
+        f'<img src="data:image/{kind};base64,{data}" alt="{escape(alt)}" '
         f'width="{width}" height="{tall}">'
     )
 
@@ -116,6 +127,21 @@ def card(content: str, caption: str) -> str:
 def cards(items: list[str]) -> str:
     """Cards side by side."""
     return f'<div class="cards">{"".join(items)}</div>'
+
+
+def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of plain text, each headed by its first cell."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroll"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def confusion_table(classes: tuple[str, ...], counts: tuple[tuple[int, ...], ...]) -> str:
