@@ -7,6 +7,7 @@ from foveal.errors import OptionError, closest
 from foveal.models.pyramid import Pyramid
 from foveal.tasks.detection.cascade import cascade_mask_rcnn, cascade_rcnn
 from foveal.tasks.detection.contract import Detector
+from foveal.tasks.detection.detr import DETR_HEADS
 from foveal.tasks.detection.torchvision_heads import faster_rcnn, fcos, mask_rcnn, retinanet
 
 Builder = Callable[..., Detector]
@@ -21,7 +22,7 @@ TORCHVISION_HEADS: dict[str, Builder] = {
 }
 
 # From a ready `Pyramid`, the number of classes and a head's own options to a detector.
-HEADS: dict[str, Builder] = {**TORCHVISION_HEADS}
+HEADS: dict[str, Builder] = {**TORCHVISION_HEADS, **DETR_HEADS}
 
 # Heads with a second stage look at cells of 4 pixels too; the papers' others start at 8.
 _FROM_4_PIXELS = ("mask_rcnn", "faster_rcnn", "cascade_mask_rcnn", "cascade_rcnn")

@@ -8,11 +8,11 @@ from foveal.errors import OptionError, closest
 from foveal.models.pyramid import Pyramid
 from foveal.tasks.segmentation.contract import Segmenter
 
-# from foveal.tasks.segmentation.mask_transformers import MASK_TRANSFORMER_HEADS
+from foveal.tasks.segmentation.mask_transformers import MASK_TRANSFORMER_HEADS
 from foveal.tasks.segmentation.smp_heads import SMP_HEADS
 
 # From a pyramid, the number of classes and options of its own to a segmenter.
-HEADS: dict[str, Callable[..., Segmenter]] = {**SMP_HEADS}
+HEADS: dict[str, Callable[..., Segmenter]] = {**SMP_HEADS, **MASK_TRANSFORMER_HEADS}
 
 
 def create_segmenter(
