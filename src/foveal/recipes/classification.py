@@ -1,13 +1,11 @@
 """A classification run, from its configuration to its results."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -27,6 +25,7 @@ from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
 from foveal.models.freezing import freeze
 from foveal.recipes.config import ClassificationConfig, DataConfig, plain
+from foveal.recipes.run import TrainingRun
 from foveal.tasks.classification import Classification
 from foveal.tasks.distillation import DistilledClassification, Teacher
 from foveal.tools.trained import (
@@ -37,40 +36,21 @@ from foveal.tools.trained import (
     load_trained,
     model_by_name,
 )
-from foveal.train.loop import Trainer, TrainResult
-from foveal.train.processes import is_main_process, process_index_and_count
-from foveal.train.run_folder import RunFolder
+from foveal.train.processes import process_index_and_count
 
 
-class ClassificationRun:
-    """A run whose output folder, data and model have been found good; `fit` does the work.
-
-    Args:
-        config: what to do.
-        output: folder for the results.
-        resume: go on from what the folder holds; afresh where it holds nothing.
-        overwrite: replace an earlier run.
+class ClassificationRun(TrainingRun[ClassificationConfig]):
+    """A classification run; as `TrainingRun`.
 
     Raises:
         FovealError: unusable output, unknown model or option, or unusable data.
     """
 
-    def __init__(
-        self,
-        config: ClassificationConfig,
-        output: str | os.PathLike[str],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-    ):
-        self.config = config
-        self.resume = resume
-        self.overwrite = overwrite
-        self.folder = RunFolder(output)
-        if is_main_process():
-            self.folder.require_usable(resume=resume, overwrite=overwrite)
-        if resume:
-            require_same_run(self.folder, config)
+    SAME = ("model", "options", "image_size", "data", "augmentation", "mixing")
+
+    def prepare(self) -> None:
+        """Data, network, preprocessing and task."""
+        config = self.config
         # Decoding every image takes a while: a misspelt model is to be found before.
         require_options_fit(config)
         self.data = read_data(config.data, seed=config.train.seed)
@@ -85,29 +65,9 @@ class ClassificationRun:
         self.held = freeze(self.model, config.frozen_stages, head_only=config.head_only)
         self.task = self._task()
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process speaks for all of them."""
-        return is_main_process()
-
-    def fit(self, *, show_progress: bool = True) -> TrainResult:
-        """Train, writing checkpoints, figures and configuration into the folder."""
-        trainer = Trainer(
-            self.model,
-            self.task,
-            (self._train_loader(), self._eval_loader()),
-            self.config.train,
-            self.folder,
-            metadata=self.card().to_metadata(),
-            show_progress=show_progress,
-            held=self.held,
-        )
-        # Not before everything is known to fit: what an earlier run wrote is worth keeping.
-        if is_main_process():
-            if self.overwrite:
-                self.folder.clear()
-            self.folder.write_config(self.config.to_dict())
-        return trainer.fit(resume=self.resume)
+    def loaders(self) -> tuple[TrainLoader, DataLoader[Any]]:
+        """This process's batches to train on, and to judge by."""
+        return self._train_loader(), self._eval_loader()
 
     def card(self) -> ModelCard:
         """What travels with the weights."""
@@ -124,7 +84,7 @@ class ClassificationRun:
     def _create_model(self) -> tuple[nn.Module, list[str]]:
         """The model, and what was done to make published weights fit it."""
         config = self.config
-        resumes = self.resume and self.folder.latest_state() is not None
+        resumes = self.goes_on
         model = create_model(
             config.model,
             pretrained=config.pretrained and not resumes,
@@ -233,57 +193,3 @@ def read_data(config: DataConfig, seed: int) -> LabelledImages | StreamedImages:
 def require_options_fit(config: ClassificationConfig) -> None:
     """Raise if the network does not exist or does not take its options."""
     create_with_options(config.model, config.model_options(), device="meta")
-
-
-def require_same_run(folder: RunFolder, config: ClassificationConfig) -> None:
-    """Raise if a folder holds a run of something else than `config`."""
-    if not folder.config.exists():
-        return
-    before, now = _settings_in(folder.config), config.to_dict()
-    for key in ("model", "options", "image_size", "data", "augmentation", "mixing"):
-        was = before.get(key, now[key])
-        if key == "data" and isinstance(was, Mapping) and _same_place(was.get("path"), now[key]):
-            was = {**was, "path": now[key]["path"]}
-        # Every option of the network counts, also one that is not given any more.
-        if was != now[key] if key == "options" else _differs(was, now[key]):
-            raise _another_run(folder, key, was, now[key])
-    # They decide about the order of the images, and the seed about which are held out.
-    for key in ("seed", "batch_size", "accumulate"):
-        was = before.get("train", {}).get(key, now["train"][key])
-        if was != now["train"][key]:
-            raise _another_run(folder, key, was, now["train"][key])
-
-
-def _another_run(folder: RunFolder, key: str, before: Any, now: Any) -> FovealError:
-    return FovealError(
-        f"The run in {folder.root} has {key} {before!r}, not {now!r}; "
-        "resume with the same, or replace the run with --overwrite."
-    )
-
-
-def _settings_in(file: Path) -> Mapping[str, Any]:
-    """What a run's config.yaml says."""
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        settings = None
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("train", {}), Mapping):
-        raise FovealError(
-            f"{file} is damaged, so it cannot be seen whether this is the same run; remove that "
-            "file to --resume without looking, or replace the run with --overwrite."
-        )
-    return settings
-
-
-def _same_place(path: Any, data: Mapping[str, Any]) -> bool:
-    """Whether two spellings of a path lead to the same data."""
-    if not isinstance(path, str) or data["path"] is None:
-        return False
-    return Path(path).resolve() == Path(data["path"]).resolve()
-
-
-def _differs(before: Any, now: Any) -> bool:
-    """Whether a setting is another one; what an earlier version did not know is no difference."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        return any(_differs(before[key], now[key]) for key in before if key in now)
-    return before != now

@@ -7,7 +7,6 @@ from typing import Any
 from foveal.errors import OptionError, closest
 from foveal.models.pyramid import Pyramid
 from foveal.tasks.segmentation.contract import Segmenter
-
 from foveal.tasks.segmentation.mask_transformers import MASK_TRANSFORMER_HEADS
 from foveal.tasks.segmentation.smp_heads import SMP_HEADS
 
