@@ -3,7 +3,8 @@
 import os
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -23,9 +24,13 @@ from foveal.cli import (
     robustness,
     train,
 )
-from foveal.cli.arguments import HelpFormatter, normalise, usage_error
+from foveal.cli.arguments import HelpFormatter, UsageError, normalise, usage_error
+from foveal.cli.dense_evaluate import EVALUATE
+from foveal.cli.dense_predict import PREDICT
+from foveal.cli.dense_train import TRAIN
 from foveal.cli.interruption import interruptible
-from foveal.errors import FovealError
+from foveal.errors import FovealError, closest
+from foveal.recipes.dense_catalogue import DENSE_TASKS
 
 COMMANDS = {
     "train": train,
@@ -41,6 +46,19 @@ COMMANDS = {
     "dataset": dataset,
     "average": average,
     "quickstart": quickstart,
+}
+
+CLASSIFICATION = "classification"
+TASK_HELP = f"{CLASSIFICATION}, {' or '.join(DENSE_TASKS)}; every task has flags of its own"
+
+# What --task makes of a command.
+OTHER_TASKS: dict[str, dict[str, Any]] = {
+    task: {
+        "train": TRAIN[task],
+        "eval": EVALUATE[task],
+        "predict": PREDICT[task],
+    }
+    for task in DENSE_TASKS
 }
 
 
@@ -67,24 +85,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser, commands = create_parser()
+    modules: dict[str, Any] = {**COMMANDS, **OTHER_TASKS.get(task_of(argv), {})}
+    parser, commands = create_parser(modules)
     if not argv:
         parser.print_help()
         return 2
-    aliases = {name: getattr(module, "ALIASES", {}) for name, module in COMMANDS.items()}
+    aliases = {name: getattr(module, "ALIASES", {}) for name, module in modules.items()}
     argv = normalise(argv, commands, aliases)
-    prepare = getattr(COMMANDS.get(argv[0]), "prepare", None)
+    prepare = getattr(modules.get(argv[0]), "prepare", None)
     if prepare is not None:
         argv = [argv[0], *prepare(commands[argv[0]], argv[1:])]
     try:
         options = parser.parse_args(argv)
     except ArgumentError as error:
         raise usage_error(error, argv[0]) from error
-    COMMANDS[options.subcommand].run(options[options.subcommand])
+    modules[options.subcommand].run(options[options.subcommand])
     return 0
 
 
-def create_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+def task_of(argv: Sequence[str]) -> str:
+    """What --task says, which decides about all other flags.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    known = (CLASSIFICATION, *OTHER_TASKS)
+    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = token.partition("=")
+        if flag == "--":
+            break
+        if flag == "--task":
+            task = value if equals else following
+            if task not in known:
+                raise UsageError(
+                    f"There is no task {task!r}.{closest(task, known)} "
+                    f"--task is one of {', '.join(known)}."
+                )
+            return task
+    return CLASSIFICATION
+
+
+def create_parser(modules: Mapping[str, Any]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """The parser of everything, and those of the commands by name."""
     parser = ArgumentParser(
         prog="foveal",
@@ -95,12 +136,14 @@ def create_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     )
     subcommands = parser.add_subcommands(required=True, metavar="COMMAND")
     commands: dict[str, ArgumentParser] = {}
-    for name, module in COMMANDS.items():
+    for name, module in modules.items():
         command = ArgumentParser(
             description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
             exit_on_error=False,
             formatter_class=HelpFormatter,
         )
+        if any(name in of_task for of_task in OTHER_TASKS.values()):
+            command.add_argument("--task", metavar="NAME", default=CLASSIFICATION, help=TASK_HELP)
         module.add_arguments(command)
         subcommands.add_subcommand(name, command, help=module.SUMMARY)
         commands[name] = command

@@ -32,10 +32,13 @@ def settings_of(kind: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, s
 
 
 def _descriptions(kind: type) -> dict[str, str]:
-    """What the `Attributes:` of a docstring say, by name."""
-    section = cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
-    joined = re.sub(r"\n {6,}", " ", section)
-    return dict(re.findall(r"^ {4}(\w+): (.*)$", joined, flags=re.MULTILINE))
+    """What the `Attributes:` of a docstring and of those of its bases say, by name."""
+    texts: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        section = cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
+        joined = re.sub(r"\n {6,}", " ", section)
+        texts |= re.findall(r"^ {4}(\w+): (.*)$", joined, flags=re.MULTILINE)
+    return texts
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from foveal.data.balance import class_balance
 from foveal.recipes.catalogue import RECIPES, configure, find_network, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, from_dict
+from foveal.recipes.run import TrainingRun
+from foveal.train.loop import TrainResult
 
 SUMMARY = "train a network on images, by a recipe"
 
@@ -34,13 +36,18 @@ SETTINGS = [key for key, *_ in settings_of(ClassificationConfig)]
 def add_arguments(parser: ArgumentParser) -> None:
     """The command's flags."""
     parser.usage, parser.epilog = USAGE, DETAILS
+    add_run_arguments(parser)
+    add_settings(parser, ClassificationConfig)
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """The flags of a run of any task, beside its settings."""
     add = parser.add_argument
     add("--output", metavar="DIR", help="folder for checkpoints and figures")
     add("--resume", action="store_true", help="go on from what DIR holds, afresh if nothing")
     add("--overwrite", action="store_true", help="replace an earlier run in DIR")
     add("--config", metavar="FILE", help="YAML file of settings, which flags override")
     add("--print-config", action="store_true", help="print all settings as YAML, and do nothing")
-    add_settings(parser, ClassificationConfig)
 
 
 def prepare(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
@@ -49,7 +56,7 @@ def prepare(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     Returns:
         the command line, with the model that the network's name stands for.
     """
-    chosen = _given(argv)
+    chosen = given_flags(argv)
     settings = read_file(chosen["config"], SETTINGS) if "config" in chosen else {}
     chosen = {**settings, **chosen}
     for key in ("recipe", "model"):
@@ -121,7 +128,7 @@ def describe(run_: ClassificationRun) -> None:
         note(warning)
 
 
-def fit(run_: ClassificationRun):
+def fit(run_: TrainingRun[Any]) -> TrainResult:
     """Train; an interruption says what is saved."""
     try:
         return run_.fit()
@@ -131,9 +138,9 @@ def fit(run_: ClassificationRun):
         raise KeyboardInterrupt(f"Stopped; {saved}. Go on with --resume.") from stop
 
 
-def _given(argv: Sequence[str]) -> dict[str, Any]:
+def given_flags(argv: Sequence[str]) -> dict[str, Any]:
     """The values of the flags that decide about the others' defaults."""
-    names = ("recipe", "model", "config", "pretrained", "checkpoint", "image_size")
+    names = ("recipe", "model", "head", "config", "pretrained", "checkpoint", "image_size")
     found: dict[str, Any] = {}
     for position, token in enumerate(argv):
         flag, equals, value = token.partition("=")

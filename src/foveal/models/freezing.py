@@ -37,6 +37,26 @@ def freeze(model: nn.Module, frozen_stages: int = 0, *, head_only: bool = False)
     return [module for module in model.modules() if _is_frozen(module)]
 
 
+def freeze_norms(model: nn.Module) -> list[nn.Module]:
+    """Take the gradient from every norm of a network.
+
+    Returns:
+        The norms, to be kept in eval mode, so that they keep their statistics.
+    """
+    norms = [module for module in model.modules() if _is_norm(module)]
+    for norm in norms:
+        for parameter in norm.parameters():
+            parameter.requires_grad_(False)
+    return norms
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module, PyTorch's or timm's, normalises and does nothing else of weight."""
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)) or (
+        "norm" in type(module).__name__.lower() and not list(module.children())
+    )
+
+
 def _first_groups(model: Any, frozen_stages: int) -> list[str]:
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:

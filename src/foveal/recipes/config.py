@@ -144,8 +144,14 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
             given[key] = from_dict(hint, value)  # pyright: ignore[reportArgumentType]
         else:
             _require_kind(key, hint, value)
-            given[key] = tuple(value) if get_origin(hint) is tuple else value
+            given[key] = tuple(value) if isinstance(value, list) and _is_tuple(hint) else value
     return kind(**given)
+
+
+def _is_tuple(hint: Any) -> bool:
+    """Whether a setting is, or may be, a tuple."""
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(get_origin(choice) is tuple for choice in choices)
 
 
 # What a value may be, by the type a setting has.

@@ -1,4 +1,4 @@
-"""What all runs have in common: an output folder, a trainer, and going on with the same settings."""
+"""What all runs have in common: an output folder, a trainer, and going on with the same."""
 
 import os
 from abc import ABC, abstractmethod

@@ -6,6 +6,7 @@ from typing import Literal
 from foveal.errors import OptionError
 
 Precision = Literal["no", "bf16", "fp16"]
+Schedule = Literal["cosine", "steps", "poly"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,11 @@ class TrainConfig:
         accumulate: micro-batches a step of the optimiser.
         lr: peak learning rate of AdamW, for `lr_batch_size` images a step if that is given.
         lr_batch_size: scale `lr` by the images of a step over this number; None for `lr` as it is.
+        schedule: of the learning rate after its rise: "cosine" to `min_lr`, "steps" of a tenth at
+            `lr_steps`, or "poly", a power of the share of the run that is left.
         min_lr: learning rate at the end of the cosine.
+        lr_steps: shares of the run at which "steps" come, rising, in (0, 1).
+        lr_power: of "poly".
         weight_decay: of matrices and kernels; biases and norms have none.
         betas: AdamW's decay rates of its two moments.
         layer_decay: factor of the learning rate from each layer to the one before it; None for 1.
@@ -45,7 +50,10 @@ class TrainConfig:
     accumulate: int = 1
     lr: float = 1e-3
     lr_batch_size: int | None = None
+    schedule: Schedule = "cosine"
     min_lr: float = 1e-6
+    lr_steps: tuple[float, ...] = (8 / 12, 11 / 12)
+    lr_power: float = 1.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float | None = None
@@ -70,7 +78,11 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         for name in ("workers", "weight_decay", "min_lr", "warmup_epochs", "seed"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        _require(self.lr > 0, "lr", "more than 0", self.lr)
+        for name in ("lr", "lr_power"):
+            _require(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
+        steps = self.lr_steps
+        rising = list(steps) == sorted(set(steps)) and all(0 < step < 1 for step in steps)
+        _require(rising, "lr_steps", "rising shares of the run between 0 and 1", list(steps))
         for name in ("max_steps", "threads", "lr_batch_size"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "1 or more", value)

@@ -1,8 +1,11 @@
 """Optimiser, learning-rate schedule and averaged weights, from timm."""
 
+from typing import Any
+
 import torch
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -31,21 +34,26 @@ def create_schedule(
     config: TrainConfig,
     steps_per_epoch: int,
     processes: int = 1,
-) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine to `min_lr` at the last step, as a function of the step."""
+) -> Scheduler:
+    """Linear warm-up, then the schedule to the last step, as a function of the step."""
     total = config.total_steps(steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
     peak = config.peak_lr(processes)
-    return CosineLRScheduler(
-        optimizer,
-        # One step is at the peak whatever comes after it, and of 1 timm says that it is pointless.
-        t_initial=max(2, total - warmup),
-        lr_min=min(config.min_lr, peak),
-        warmup_t=warmup,
-        warmup_lr_init=peak / max(1, warmup),
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    rise: dict[str, Any] = {
+        "warmup_t": warmup,
+        "warmup_lr_init": peak / max(1, warmup),
+        "t_in_epochs": False,
+    }
+    if config.schedule == "steps":
+        # Shares of the whole run, its warm-up included.
+        at = [round(share * total) for share in config.lr_steps]
+        rise["warmup_prefix"] = False
+        return MultiStepLRScheduler(optimizer, decay_t=at, decay_rate=0.1, **rise)
+    # One step is at the peak whatever comes after it, and of 1 timm says that it is pointless.
+    rise |= {"t_initial": max(2, total - warmup), "warmup_prefix": True}
+    if config.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=config.lr_power, lr_min=0.0, **rise)
+    return CosineLRScheduler(optimizer, lr_min=min(config.min_lr, peak), **rise)
 
 
 def create_average(

@@ -28,6 +28,20 @@ HEADS: dict[str, Builder] = {**TORCHVISION_HEADS, **DETR_HEADS}
 _FROM_4_PIXELS = ("mask_rcnn", "faster_rcnn", "cascade_mask_rcnn", "cascade_rcnn")
 
 
+def find_head(head: str) -> Builder:
+    """What makes the head of that name.
+
+    Raises:
+        OptionError: there is none; the message has the nearest.
+    """
+    if head not in HEADS:
+        raise OptionError(
+            f"There is no detection head {head!r}.{closest(head, HEADS)} "
+            f"The heads are {', '.join(HEADS)}."
+        )
+    return HEADS[head]
+
+
 def create_detector(
     head: str,
     backbone: str,
@@ -56,11 +70,7 @@ def create_detector(
     Raises:
         OptionError: an unknown head or option, or a number of classes below 1.
     """
-    if head not in HEADS:
-        raise OptionError(
-            f"There is no detection head {head!r}.{closest(head, HEADS)} "
-            f"The heads are {', '.join(HEADS)}."
-        )
+    builder = find_head(head)
     if num_classes < 1:
         raise OptionError(f"num_classes is 1 or more, background not counted; got {num_classes}.")
     options = dict(backbone_options or {})
@@ -74,4 +84,4 @@ def create_detector(
         checkpoint=checkpoint,
         **options,
     )
-    return HEADS[head](pyramid, num_classes, **head_options)
+    return builder(pyramid, num_classes, **head_options)

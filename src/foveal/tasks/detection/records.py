@@ -21,7 +21,7 @@ _MASKS_AT_ONCE = 16
 
 # Target boxes went to the network's size and back in float32. Rounded to thousandths of a pixel
 # they are the annotated numbers again, which are whole or have two decimals.
-_DECIMALS = 3
+DECIMALS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def true_objects(
 ) -> TrueObjects:
     """A sample's target, brought back to the original picture; arguments as `found_objects`."""
     drawn = target.get("masks") if masks else None
-    xywh = _xywh(target["boxes"], seen, size).round(_DECIMALS)
+    xywh = _xywh(target["boxes"], seen, size).round(DECIMALS)
     encoded = None if drawn is None else encode_masks(drawn, size)
     labels = target["labels"].cpu().numpy().astype(np.int64)
     crowd = target.get("crowd")

@@ -3,14 +3,15 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from foveal.data.detection import AnnotatedImage
 from foveal.errors import FovealError, first_line
-from foveal.tasks.detection.records import Rle, TrueObjects, coco_masks
+from foveal.tasks.detection.records import DECIMALS, Rle, TrueObjects, coco_masks
 
 
 def read_truths(file: str | os.PathLike[str]) -> dict[int, TrueObjects]:
@@ -72,3 +73,21 @@ def _objects(
 def _rle(segmentation: Any, image: Mapping[str, Any]) -> Rle:
     """Polygons, or run lengths packed or not, as packed ones."""
     return coco_masks().segmToRle(segmentation, image["width"], image["height"])
+
+
+def truths_of_images(images: Iterable[AnnotatedImage]) -> dict[int, TrueObjects]:
+    """As `read_truths`, of images that were read already, without what was left out of them."""
+    return {
+        image.image_id: TrueObjects(
+            np.concatenate([image.boxes[:, :2], image.boxes[:, 2:] - image.boxes[:, :2]], axis=1)
+            .astype(np.float64)
+            .round(DECIMALS),
+            image.labels,
+            None
+            if image.masks is None
+            else tuple({"size": list(image.size), "counts": runs} for runs in image.masks),
+            image.crowd,
+            image.areas.astype(np.float64),
+        )
+        for image in images
+    }

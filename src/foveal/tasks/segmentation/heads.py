@@ -14,6 +14,20 @@ from foveal.tasks.segmentation.smp_heads import SMP_HEADS
 HEADS: dict[str, Callable[..., Segmenter]] = {**SMP_HEADS, **MASK_TRANSFORMER_HEADS}
 
 
+def find_head(head: str) -> Callable[..., Segmenter]:
+    """What makes the head of that name.
+
+    Raises:
+        OptionError: there is none; the message has the nearest.
+    """
+    if head not in HEADS:
+        raise OptionError(
+            f"There is no segmentation head {head!r}.{closest(head, HEADS)} "
+            f"The heads are {', '.join(HEADS)}."
+        )
+    return HEADS[head]
+
+
 def create_segmenter(
     head: str,
     backbone: str,
@@ -42,18 +56,14 @@ def create_segmenter(
     Raises:
         OptionError: an unknown head, or an option that it or the backbone does not have.
     """
-    if head not in HEADS:
-        raise OptionError(
-            f"There is no segmentation head {head!r}; the heads are {', '.join(HEADS)}."
-            f"{closest(head, HEADS)}"
-        )
+    builder = find_head(head)
     _require_classes(num_classes, ignore_index)
     _require_options(head, head_options)
     options = dict(backbone_options or {})
     if drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate
     pyramid = Pyramid(backbone, pretrained=pretrained, checkpoint=checkpoint, **options)
-    return HEADS[head](pyramid, num_classes, ignore_index=ignore_index, **head_options)
+    return builder(pyramid, num_classes, ignore_index=ignore_index, **head_options)
 
 
 def _require_classes(num_classes: int, ignore_index: int) -> None:
