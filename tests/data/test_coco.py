@@ -116,8 +116,21 @@ def test_a_box_partly_outside_is_clipped_and_counted(tmp_path: Path):
     assert np.allclose(clipped, [[0, 20, 6, 30], [0, 20, 9.8, 30]]), "rounding is no fault"
 
 
+@pytest.mark.parametrize(
+    ("xywh", "inside"),
+    [
+        ([-4, 3, 10, 9], (0, 3, 6, 12)),
+        ([4, -3, 10, 9], (4, 0, 14, 6)),
+        ([35, 3, 10, 9], (35, 3, WIDTH, 12)),
+        ([4, 25, 10, 9], (4, 25, 14, HEIGHT)),
+    ],
+)
+def test_every_side_is_clipped(xywh: list[float], inside: tuple[float, ...]):
+    assert check_box(xywh, (HEIGHT, WIDTH)) == (PARTLY_OUTSIDE, inside)
+
+
 @given(
-    xywh=st.lists(st.floats(width=32) | st.integers(-50, 90), min_size=4, max_size=4),
+    xywh=st.lists(st.floats(-20, 60) | st.floats(width=32), min_size=4, max_size=4),
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
 )
 @settings(max_examples=300, deadline=None)

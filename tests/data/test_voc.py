@@ -39,9 +39,10 @@ def boxes(root: Path, **options: Any) -> list[list[float]]:
 
 
 def test_pixels_count_from_one_and_the_last_is_inside(tmp_path: Path):
-    root = write_voc(tmp_path / "voc", {"a": thing(box=(1, 1, 40, 30)) + thing(box=(5, 6, 5, 6))})
-    assert boxes(root) == [[0, 0, 40, 30], [4, 5, 1, 1]]
-    assert boxes(root, first_pixel=0) == [[1, 1, 39, 29]], "the other has no area there"
+    inner = thing(box=(1, 1, 40, 30)) + thing(box=(5, 6, 5, 6)) + thing(box=(5, 6, 9, 8))
+    root = write_voc(tmp_path / "voc", {"a": inner})
+    assert boxes(root) == [[0, 0, 40, 30], [4, 5, 1, 1], [4, 5, 5, 3]]
+    assert boxes(root, first_pixel=0) == [[1, 1, 39, 29], [5, 6, 4, 2]], "one has no area there"
 
 
 def test_the_result_is_a_good_coco_file(tmp_path: Path):
