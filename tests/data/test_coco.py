@@ -310,9 +310,7 @@ def test_strict_names_the_problems_of_both_files_and_val_has_a_folder_of_its_own
     train, folder = write(tmp_path / "a", bad, "train.json")
     val, other = write(tmp_path / "b", bad, "val.json")
     (folder / "1.png").unlink()
-    with pytest.raises(
-        FovealError, match=r"train.json has 1 .*missing.*; .*val.json has 1 .*--str"
-    ):
+    with pytest.raises(FovealError, match=r"train.json has 1 .*missing.*; .*val.json has 1 .*--str"):
         read_detection_images(train, val, folder, val_images=other, strict=True)
     data = read_detection_images(train, val, folder, val_images=other)
     assert (len(data.train), len(data.val)) == (2, 3)
