@@ -217,7 +217,7 @@ def test_bytes_that_are_no_text(tmp_path: Path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FovealError, match="not a JSON file"):
         read_coco(path, tmp_path)
-    with pytest.raises(FovealError, match="Cannot read .*none.json"):
+    with pytest.raises(FovealError, match=r"Cannot read .*none\.json"):
         read_coco(tmp_path / "none.json", tmp_path)
     with pytest.raises(FovealError, match=r"none is no folder"):
         read_coco(path, tmp_path / "none")
@@ -244,7 +244,7 @@ def test_nothing_left_to_learn_from(tmp_path: Path):
         read_detection_images(path, path, folder)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    with pytest.raises(FovealError, match="no image that can be used.*3 × missing image file"):
+    with pytest.raises(FovealError, match=r"no image that can be used.*3 × missing image file"):
         read_coco(path, elsewhere)
 
 
@@ -310,7 +310,9 @@ def test_strict_names_the_problems_of_both_files_and_val_has_a_folder_of_its_own
     train, folder = write(tmp_path / "a", bad, "train.json")
     val, other = write(tmp_path / "b", bad, "val.json")
     (folder / "1.png").unlink()
-    with pytest.raises(FovealError, match=r"train.json has 1 .*missing.*; .*val.json has 1 .*--str"):
+    with pytest.raises(
+        FovealError, match=r"train.json has 1 .*missing.*; .*val.json has 1 .*--str"
+    ):
         read_detection_images(train, val, folder, val_images=other, strict=True)
     data = read_detection_images(train, val, folder, val_images=other)
     assert (len(data.train), len(data.val)) == (2, 3)
