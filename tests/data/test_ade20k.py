@@ -110,6 +110,11 @@ def strange_value(source: Path) -> None:
     Image.fromarray(np.full((12, 20), 151, np.uint8)).save(path)
 
 
+def wide_values(source: Path) -> None:
+    path = sorted((source / "annotations" / "validation").iterdir())[0]
+    Image.fromarray(np.array([[7, 300, 4000]], np.uint16)).save(path)
+
+
 def damaged(source: Path) -> None:
     next((source / "annotations" / "validation").iterdir()).write_bytes(b"x")
 
@@ -120,6 +125,7 @@ def damaged(source: Path) -> None:
         (no_labels, r"1 of 3 files in .*training have no labels: ADE_train_"),
         (no_picture, r"1 of 2 files in .*validation have no picture: ADE_valid_"),
         (strange_value, r"00000001.png holds 151, which the collection does not have"),
+        (wide_values, r"00000000.png holds 300, 4000, which the collection does not have"),
         (damaged, "is not an image that can be read"),
         (lambda source: (source / "images").rename(source / "x"), "images/training is no folder"),
     ],

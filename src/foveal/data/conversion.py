@@ -89,8 +89,8 @@ def require_partners(images: Mapping[str, Path], labels: Mapping[str, Path], whe
 
 
 def _table(new_index: Mapping[int, int]) -> np.ndarray:
-    """New index by old value; -1 for values that may not occur."""
-    table = np.full(256, -1, np.int16)
+    """New index by old value; -1 for values that may not occur, such as the last, of all others."""
+    table = np.full(257, -1, np.int16)
     for old, new in new_index.items():
         table[old] = new
     return table
@@ -98,16 +98,14 @@ def _table(new_index: Mapping[int, int]) -> np.ndarray:
 
 def _convert(pair: ScenePair, images: Path, labels: Path, table: np.ndarray) -> None:
     old = read_label(pair.label)
-    present = np.unique(old)
-    unknown = [
-        value for value in present.tolist() if not 0 <= value < len(table) or table[value] < 0
-    ]
-    if unknown:
+    new = table[old.clip(-1, 256) if old.dtype != np.uint8 else old]
+    if new.min() < 0:
+        unknown = [str(value) for value in np.unique(old[new < 0]).tolist()]
         raise FovealError(
-            f"{pair.label} holds {enumerate_some([str(value) for value in unknown])}, which the "
-            "collection does not have as labels; give the label files as they were published."
+            f"{pair.label} holds {enumerate_some(unknown)}, which the collection does not have as "
+            "labels; give the label files as they were published."
         )
-    Image.fromarray(table[old].astype(np.uint8)).save(labels / f"{pair.name}.png")
+    Image.fromarray(new.astype(np.uint8)).save(labels / f"{pair.name}.png")
     _link(pair.image, images / f"{pair.name}{pair.image.suffix.lower()}")
 
 
