@@ -46,7 +46,11 @@ def plain(head: str) -> tuple[TorchvisionDetector, nn.Module]:
     """A detector, and torchvision's class with its own defaults and the same weights."""
     # torchvision's mask head has 256 channels whatever the pyramid's.
     channels = 256 if head == "mask_rcnn" else 64
-    few = {} if head in ("retinanet", "fcos") else {"rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 32}
+    few = (
+        {}
+        if head in ("retinanet", "fcos")
+        else {"rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 32}
+    )
     shallow = SHALLOW["focalnet_tiny_srf"]
     detector, other = (
         create_detector(
