@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,8 +55,8 @@ def _backbone_config() -> Any:
         model_type = "foveal_pyramid"
         channels: list[int] | tuple[int, ...] = ()
 
-    vars_of_place: Any = PlaceOfPyramid
-    vars_of_place.config_class = PyramidConfig
+    place: Any = PlaceOfPyramid
+    place.config_class = PyramidConfig
     library.AutoConfig.register(PyramidConfig.model_type, PyramidConfig)
     library.AutoBackbone.register(PyramidConfig, PlaceOfPyramid)
     return PyramidConfig
@@ -169,7 +169,7 @@ class MaskedMaps(PyramidMaps):
     """For detectors: each map with a mask of the cells inside the images."""
 
     def forward(
-        self, pixel_values: Float[Tensor, "b c h w"], pixel_mask: Int[Tensor, "b h w"]
+        self, pixel_values: Float[Tensor, "b c h w"], pixel_mask: Shaped[Tensor, "b h w"]
     ) -> list[tuple[Tensor, Tensor]]:
         """Images and 1 where they are, 0 where they were padded."""
         whole = pixel_mask[None].float()
@@ -198,7 +198,9 @@ def full_precision(backbone: PyramidMaps, images: Tensor) -> Iterator[None]:
         yield
 
 
-def pad_to(image: Float[Tensor, "*b c h w"], size: tuple[int, int]) -> Float[Tensor, "*b c h2 w2"]:
+def pad_to(
+    image: Shaped[Tensor, "*b c h w"], size: tuple[int, int]
+) -> Shaped[Tensor, "*b c h2 w2"]:
     """The image in the upper left corner, zeros (the mean colour) elsewhere."""
     height, width = image.shape[-2:]
     return F.pad(image, (0, size[1] - width, 0, size[0] - height))

@@ -97,7 +97,7 @@ class DetrDetector(Detector):
 
     def batch(
         self, images: Sequence[Image]
-    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+    ) -> tuple[Float[Tensor, "b c h2 w2"], Int[Tensor, "b h2 w2"]]:
         """The images padded to one size, and 1 where they are."""
         height = max(SMALLEST_SIDE, *(image.shape[-2] for image in images))
         width = max(SMALLEST_SIDE, *(image.shape[-1] for image in images))

@@ -281,7 +281,7 @@ def _maskformer_criterion() -> Any:
             self, masks_queries_logits: Any, mask_labels: Any, indices: Any, num_masks: Any
         ) -> dict[str, Tensor]:
             logits, wanted = _matched(masks_queries_logits, mask_labels, indices)
-            logits = _enlarged(logits, wanted.shape[-2:]).flatten(1)
+            logits = _enlarged(logits, (wanted.shape[-2], wanted.shape[-1])).flatten(1)
             wanted = wanted.flatten(1)
             logits, wanted = _counted(logits, wanted, wanted >= 0)
             return {
@@ -305,12 +305,9 @@ def _mask2former_criterion() -> Any:
         ) -> dict[str, Tensor]:
             logits, wanted = _matched(masks_queries_logits, mask_labels, indices)
             with torch.no_grad():
+                ratios: Any = (self.oversample_ratio, self.importance_sample_ratio)
                 points = self.sample_points_using_uncertainty(
-                    logits,
-                    self.calculate_uncertainty,
-                    self.num_points,
-                    self.oversample_ratio,
-                    self.importance_sample_ratio,
+                    logits, self.calculate_uncertainty, self.num_points, *ratios
                 )
                 labelled = (wanted >= 0).float()
                 # A point near a pixel that does not count would be half of it.
