@@ -14,7 +14,7 @@ from foveal.tasks.segmentation.meter import confusion_of
 from foveal.tasks.segmentation.result import SegmentationResult, class_ious
 from foveal.tools.report import page as html
 from foveal.tools.report.class_colours import class_colours
-from foveal.tools.scenes import Scene, SceneEvaluation
+from foveal.tools.scenes import JudgedScene, SceneEvaluation
 from foveal.tools.segment import SegmentInference
 
 # Pixels across of a picture on the page, and in the file, where screens are finer.
@@ -152,7 +152,7 @@ def _percent(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f} %"
 
 
-def _scenes(evaluation: SceneEvaluation, title: str, scenes: tuple[Scene, ...]) -> str:
+def _scenes(evaluation: SceneEvaluation, title: str, scenes: tuple[JudgedScene, ...]) -> str:
     if not scenes:
         return ""
     classes = evaluation.result.classes
@@ -170,7 +170,7 @@ def _scenes(evaluation: SceneEvaluation, title: str, scenes: tuple[Scene, ...]) 
     )
 
 
-def _shown_classes(scene: Scene, count: int) -> set[int]:
+def _shown_classes(scene: JudgedScene, count: int) -> set[int]:
     found = np.union1d(scene.labels, scene.predicted)
     return set(found[(found >= 0) & (found < count)].tolist())
 
@@ -182,33 +182,35 @@ def _key(classes: tuple[str, ...], shown: Iterable[int]) -> str:
     return f'<ul class="key" aria-label="Colours of the classes">{"".join(items)}</ul>'
 
 
-def _scene(scene: Scene, evaluation: SceneEvaluation) -> str:
+def _scene(scene: JudgedScene, evaluation: SceneEvaluation) -> str:
     """The photograph, its labels, the prediction and the mistakes."""
+    # The page may go to others: files by their names alone.
+    name = Path(scene.name).name
     classes, ignored = evaluation.result.classes, evaluation.ignore_index
     counts = scene.labels != ignored
     wrong = counts & (scene.labels != scene.predicted)
     share = 100 * wrong.sum() / max(1, counts.sum())
     panels = {
-        "photograph": (_fitted(scene.image, Image.Resampling.LANCZOS), f"{scene.name}"),
+        "photograph": (_fitted(scene.image, Image.Resampling.LANCZOS), f"photograph {name}"),
         "labels": (
             _map(scene.labels, counts, len(classes)),
-            f"labels of {scene.name}: {_contents(scene.labels[counts], classes)}",
+            f"labels of {name}: {_contents(scene.labels[counts], classes)}",
         ),
         "prediction": (
             _map(scene.predicted, np.ones_like(counts), len(classes)),
-            f"prediction for {scene.name}: {_contents(scene.predicted.ravel(), classes)}",
+            f"prediction for {name}: {_contents(scene.predicted.ravel(), classes)}",
         ),
         "mistakes": (
             _mistakes(scene.image, wrong),
-            f"mistakes in {scene.name}: {share:.1f} % of the pixels",
+            f"mistakes in {name}: {share:.1f} % of the pixels",
         ),
     }
     pictures = "".join(
-        f"<div>{html.picture(image, alt, _SHOWN)}<span>{name}</span></div>"
-        for name, (image, alt) in panels.items()
+        f"<div>{html.picture(image, alt, _SHOWN)}<span>{panel}</span></div>"
+        for panel, (image, alt) in panels.items()
     )
     caption = (
-        f"{scene.name}: IoU {scene.iou:.1f} %, {share:.1f} % of the pixels mistaken; "
+        f"{name}: IoU {scene.iou:.1f} %, {share:.1f} % of the pixels mistaken; "
         f"{_by_class(scene, classes, ignored)}"
     )
     return (
@@ -217,7 +219,7 @@ def _scene(scene: Scene, evaluation: SceneEvaluation) -> str:
     )
 
 
-def _by_class(scene: Scene, classes: tuple[str, ...], ignore_index: int) -> str:
+def _by_class(scene: JudgedScene, classes: tuple[str, ...], ignore_index: int) -> str:
     """The three least IoUs of the image."""
     matrix = confusion_of(
         torch.from_numpy(scene.predicted),
