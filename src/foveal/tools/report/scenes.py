@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from foveal.files import write_text
@@ -78,8 +78,9 @@ def inference_words(inference: SegmentInference) -> str:
     """How a segmenter looked at the images."""
     window = "the whole image at once"
     if inference.window is not None:
-        stride = inference.stride or max(1, inference.window * 2 // 3)
-        window = f"windows of {inference.window} pixels a side, {stride} pixels apart, averaged"
+        window = (
+            f"windows of {inference.window} pixels a side, {inference.step} pixels apart, averaged"
+        )
     parts = [window]
     if inference.scales != (1.0,):
         parts.append("scales " + ", ".join(f"{scale:g}" for scale in inference.scales))
@@ -191,7 +192,10 @@ def _scene(scene: JudgedScene, evaluation: SceneEvaluation) -> str:
     wrong = counts & (scene.labels != scene.predicted)
     share = 100 * wrong.sum() / max(1, counts.sum())
     panels = {
-        "photograph": (_fitted(scene.image, Image.Resampling.LANCZOS), f"photograph {name}"),
+        "photograph": (
+            _fitted(Image.fromarray(scene.image), Image.Resampling.LANCZOS),
+            f"photograph {name}",
+        ),
         "labels": (
             _map(scene.labels, counts, len(classes)),
             f"labels of {name}: {_contents(scene.labels[counts], classes)}",
@@ -240,26 +244,30 @@ def _contents(values: Int64[np.ndarray, " n"], classes: tuple[str, ...]) -> str:
     return ", ".join(shares) or "nothing"
 
 
-def _map(values: Int64[np.ndarray, "h w"], counts: np.ndarray, num_classes: int) -> Image.Image:
+def _map(
+    values: Int64[np.ndarray, "h w"], counts: Bool[np.ndarray, "h w"], num_classes: int
+) -> Image.Image:
     """Classes in their colours, black where they do not count."""
-    colours = class_colours(num_classes)
-    painted = np.zeros((*values.shape, 3), np.uint8)
-    painted[counts] = colours[values[counts]]
-    # Of few colours: a palette makes the file several times smaller.
-    fitted = _fitted(painted, Image.Resampling.NEAREST)
-    return fitted.quantize(256, dither=Image.Dither.NONE) if num_classes < 256 else fitted
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), class_colours(num_classes)])
+    entries = np.where(counts, values + 1, 0)
+    if len(colours) > 256:
+        return _fitted(Image.fromarray(colours[entries]), Image.Resampling.NEAREST)
+    # A palette makes the file several times smaller.
+    image = _fitted(Image.fromarray(entries.astype(np.uint8)), Image.Resampling.NEAREST)
+    image.putpalette(colours.tobytes())
+    return image
 
 
-def _mistakes(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> Image.Image:
+def _mistakes(image: UInt8[np.ndarray, "h w 3"], wrong: Bool[np.ndarray, "h w"]) -> Image.Image:
     """Mistakes over the pale photograph."""
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     painted = np.repeat((160 + grey.astype(float) * 95 / 255).astype(np.uint8), 3, axis=2)
     painted[wrong] = _WRONG
-    return _fitted(painted, Image.Resampling.NEAREST)
+    return _fitted(Image.fromarray(painted), Image.Resampling.NEAREST)
 
 
-def _fitted(pixels: UInt8[np.ndarray, "h w 3"], how: Image.Resampling) -> Image.Image:
-    image = Image.fromarray(pixels)
+def _fitted(image: Image.Image, how: Image.Resampling) -> Image.Image:
+    """No wider than what the page keeps."""
     width = min(_KEPT, image.width)
     return image.resize((width, max(1, round(image.height * width / image.width))), how)
 
