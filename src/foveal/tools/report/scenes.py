@@ -32,7 +32,8 @@ _STYLE = """
 .key { display: flex; flex-wrap: wrap; gap: .3rem 1rem; list-style: none; padding: 0;
   font-size: .9rem; }
 .classes th[scope=row] { text-align: left; color: var(--text); font-weight: 400; }
-.classes td { text-align: right; } .classes td.bar { width: 16rem; }
+.classes td, .classes th { white-space: nowrap; } .classes td { text-align: right; }
+.classes td.bar { min-width: 8rem; width: 16rem; }
 .bar div { height: .8rem; min-width: 1px; border-radius: .2rem; background: var(--accent);
   print-color-adjust: exact; }
 .scenes { display: grid; gap: .8rem; }
