@@ -1,5 +1,7 @@
 """Judging scenes, and the page about it."""
 
+import base64
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from foveal.errors import FovealError
@@ -17,6 +20,7 @@ from foveal.tools.segment import SegmentInference
 
 CLASSES = ("sky", "road & kerb", "<tree>", "car")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+SETTINGS = SceneSettings(mean=MEAN, std=STD)
 
 
 class Bands(nn.Module):
@@ -34,6 +38,17 @@ class Bands(nn.Module):
         return scores
 
 
+class Many(Bands):
+    """The same among more classes, which it never finds."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.more = num_classes - len(CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.pad(super().forward(images), (0, 0, 0, 0, 0, self.more))
+
+
 def batches(wrong: list[int]) -> list[dict[str, Any]]:
     """One image each, whose first rows are of class 2; what is left is as `Bands` has it."""
     made = []
@@ -43,7 +58,9 @@ def batches(wrong: list[int]) -> list[dict[str, Any]]:
         labels[:, :rows] = 2
         labels[:, -1] = 255
         image = torch.full((1, 3, 40, 60), float(number) / 10)
-        made.append({"image": image, "label": labels, "name": [f"scene {number} <1>.jpg"]})
+        made.append(
+            {"image": image, "label": labels, "name": [f"/photographs/scene {number} <1>.jpg"]}
+        )
     return made
 
 
@@ -56,8 +73,8 @@ def judged(wrong: list[int], shown: int = 2, **inference: Any) -> SceneEvaluatio
 
 def test_the_worst_and_the_best_are_kept_in_order():
     evaluation = judged([3, 0, 20, 10, 30, 1])
-    assert [scene.name[:7] for scene in evaluation.worst] == ["scene 4", "scene 2"]
-    assert [scene.name[:7] for scene in evaluation.best] == ["scene 1", "scene 5"]
+    assert [Path(scene.name).name[:7] for scene in evaluation.worst] == ["scene 4", "scene 2"]
+    assert [Path(scene.name).name[:7] for scene in evaluation.best] == ["scene 1", "scene 5"]
     assert evaluation.best[0].iou == 100
     assert len(evaluation.ious) == evaluation.result.num_images == 6
     # 39 rows count: 9 of them right, in both classes; the third has none right.
@@ -66,7 +83,7 @@ def test_the_worst_and_the_best_are_kept_in_order():
 
 def test_few_images_are_shown_once():
     evaluation = judged([3, 0, 20], shown=2)
-    names = [scene.name[:7] for scene in (*evaluation.worst, *evaluation.best)]
+    names = [Path(scene.name).name[:7] for scene in (*evaluation.worst, *evaluation.best)]
     assert names == ["scene 2", "scene 0", "scene 1"]
 
 
@@ -81,7 +98,7 @@ def test_the_pictures_are_the_images_before_normalisation():
 def test_labels_of_another_size_than_the_image():
     batch = batches([4])[0]
     batch["image"] = batch["image"][..., ::2, ::2]
-    evaluation = judge_scenes(Bands(), [batch], CLASSES, SceneSettings(mean=MEAN, std=STD))
+    evaluation = judge_scenes(Bands(), [batch], CLASSES, SETTINGS)
     assert evaluation.worst[0].image.shape == (40, 60, 3)
     assert evaluation.result.confusion.sum() == 39 * 60
 
@@ -89,12 +106,11 @@ def test_labels_of_another_size_than_the_image():
 def test_an_image_without_labels_is_counted_and_not_ranked():
     made = batches([5, 0])
     made[1]["label"][:] = 255
-    settings = SceneSettings(mean=MEAN, std=STD)
-    evaluation = judge_scenes(Bands(), made, CLASSES, settings)
-    assert [name[:7] for name, _ in evaluation.ious] == ["scene 0"]
+    evaluation = judge_scenes(Bands(), made, CLASSES, SETTINGS)
+    assert [Path(name).name[:7] for name, _ in evaluation.ious] == ["scene 0"]
     assert evaluation.result.num_images == 2
     with pytest.raises(FovealError, match="ignore_index"):
-        judge_scenes(Bands(), made[1:], CLASSES, settings)
+        judge_scenes(Bands(), made[1:], CLASSES, SETTINGS)
 
 
 class Seen(HTMLParser):
@@ -107,6 +123,9 @@ class Seen(HTMLParser):
         self.tags: list[str] = []
         self.words: list[str] = []
         self.feed(page)
+
+    def pictures(self) -> list[tuple[str, str]]:
+        return [*zip(self.sources, self.alts, strict=True)]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
@@ -143,18 +162,27 @@ def test_the_page_shows_and_says_everything(tmp_path: Path):
         assert words in text, words
     assert seen.tags.count("table") == 3
     assert "<tree>" not in path.read_text()
+    assert "/photographs" not in path.read_text()
+
+
+@pytest.mark.parametrize("num_classes", [4, 300])
+def test_label_maps_have_the_classes_colours(num_classes: int):
+    classes = (*CLASSES, *(f"class {i}" for i in range(4, num_classes)))
+    evaluation = judge_scenes(Many(num_classes), batches([10]), classes, SETTINGS)
+    page = scene_report(evaluation, title="Colours", subject="One")
+    source = next(s for s, alt in Seen(page).pictures() if alt.startswith("labels"))
+    content = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    colours = class_colours(num_classes)
+    assert pixels.shape == (40, 60, 3)
+    assert (pixels[:10] == colours[2]).all()
+    assert (pixels[10:39, :30] == colours[0]).all() and (pixels[10:39, 30:] == colours[1]).all()
+    assert (pixels[39] == 0).all()
 
 
 def test_many_classes_leave_the_table_legible():
     classes = tuple(f"class {i}" for i in range(60))
-    settings = SceneSettings(mean=MEAN, std=STD)
-
-    class Many(Bands):
-        def forward(self, images: Tensor) -> Tensor:
-            scores = super().forward(images)
-            return torch.cat([scores, scores.new_zeros(len(scores), 56, *scores.shape[-2:])], 1)
-
-    evaluation = judge_scenes(Many(), batches([5, 3]), classes, settings)
+    evaluation = judge_scenes(Many(60), batches([5, 3]), classes, SETTINGS)
     text = " ".join(Seen(scene_report(evaluation, title="Many", subject="One")).words)
     assert "the 30 classes of the most mistakes; 30 are left out" in text
 

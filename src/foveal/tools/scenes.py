@@ -38,11 +38,11 @@ class SceneSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class JudgedScene:
     """An image, what its pixels are, and what a segmenter takes them for.
 
     Attributes:
-        name: of the image.
+        name: of the image, such as its file.
         image: sRGB, of the labels' size.
         labels: a class for every pixel, or the ignored label.
         predicted: a class for every pixel.
@@ -71,8 +71,8 @@ class SceneEvaluation:
     """
 
     result: SegmentationResult
-    worst: tuple[Scene, ...]
-    best: tuple[Scene, ...]
+    worst: tuple[JudgedScene, ...]
+    best: tuple[JudgedScene, ...]
     ious: tuple[tuple[str, float], ...]
     ignore_index: int
     inference: SegmentInference
@@ -135,9 +135,9 @@ class _Candidate:
     predicted: Tensor
     iou: float
 
-    def scene(self, settings: SceneSettings) -> Scene:
+    def scene(self, settings: SceneSettings) -> JudgedScene:
         image = _visible(self.image, settings, self.labels.shape)
-        return Scene(self.name, image, self.labels.numpy(), self.predicted.numpy(), self.iou)
+        return JudgedScene(self.name, image, self.labels.numpy(), self.predicted.numpy(), self.iou)
 
 
 class _Extremes:
@@ -152,7 +152,9 @@ class _Extremes:
         ends = 2 * self.count
         self.kept = ranked if len(ranked) <= ends else ranked[: self.count] + ranked[-self.count :]
 
-    def scenes(self, settings: SceneSettings) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+    def scenes(
+        self, settings: SceneSettings
+    ) -> tuple[tuple[JudgedScene, ...], tuple[JudgedScene, ...]]:
         """Where there are too few images for both, the worst come first."""
         scenes = [candidate.scene(settings) for candidate in self.kept]
         worst, rest = scenes[: self.count], scenes[self.count :]

@@ -72,6 +72,11 @@ class SegmentInference:
         if self.windows_at_once < 1:
             raise OptionError(f"windows_at_once is 1 or more, got {self.windows_at_once}.")
 
+    @property
+    def step(self) -> int | None:
+        """Pixels from one window to the next, where there are windows."""
+        return None if self.window is None else _stride_of(self.window, self.stride)
+
 
 WHOLE_IMAGE = SegmentInference()
 
@@ -98,7 +103,7 @@ def segment(
 
     Args:
         model: a `Segmenter`; it is put into eval mode.
-        images: normalised, of any size.
+        images: normalised, of any size, on the model's device.
         inference: how to look.
     """
     model.eval()

@@ -1,5 +1,6 @@
 """Every head on every family: training steps, scores, saving, layers, wrong options."""
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn import functional as F
 
-from foveal.errors import OptionError
+from foveal.errors import MissingExtraError, OptionError
 from foveal.models.freezing import freeze
 from foveal.models.pyramid import Pyramid
 from foveal.tasks.segmentation.heads import HEADS, create_segmenter
@@ -27,15 +28,16 @@ SIZES = [(64, 96), (72, 50)]
 
 
 def has_finite_gradients(head: str, backbone: str, size: tuple[int, int]) -> None:
-    """A step's gradients, in every parameter of the backbone, and not all of them zero."""
+    """A step's gradients, in every parameter; in those of the backbone not all of them zero."""
     segmenter = small_segmenter(head, backbone).train()
     losses = segmenter(*batch(*size))
     assert isinstance(losses, dict)
     torch.stack(list(losses.values())).sum().backward()
-    for name, parameter in segmenter.pyramid().named_parameters():
+    for name, parameter in segmenter.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.any(), f"{name} has no gradient"
+    for name, parameter in segmenter.pyramid().named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), f"{name} learns nothing"
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -196,3 +198,19 @@ def test_a_backbone_of_timm_works():
         scores = segmenter(batch(64, 64)[0])
     assert isinstance(scores, torch.Tensor)
     assert scores.shape == (2, 5, 64, 64)
+
+
+def test_without_smp_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(MissingExtraError, match=r"foveal\[dense\]"):
+        small_segmenter("semantic_fpn")
+
+
+def test_half_precision_gives_finite_losses_and_gradients():
+    segmenter = small_segmenter("upernet").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = segmenter(*batch(64, 64))
+    assert isinstance(losses, dict)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in segmenter.parameters())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from foveal.files import write_text
@@ -14,7 +14,7 @@ from foveal.tasks.segmentation.meter import confusion_of
 from foveal.tasks.segmentation.result import SegmentationResult, class_ious
 from foveal.tools.report import page as html
 from foveal.tools.report.class_colours import class_colours
-from foveal.tools.scenes import Scene, SceneEvaluation
+from foveal.tools.scenes import JudgedScene, SceneEvaluation
 from foveal.tools.segment import SegmentInference
 
 # Pixels across of a picture on the page, and in the file, where screens are finer.
@@ -32,7 +32,8 @@ _STYLE = """
 .key { display: flex; flex-wrap: wrap; gap: .3rem 1rem; list-style: none; padding: 0;
   font-size: .9rem; }
 .classes th[scope=row] { text-align: left; color: var(--text); font-weight: 400; }
-.classes td { text-align: right; } .classes td.bar { width: 16rem; }
+.classes td, .classes th { white-space: nowrap; } .classes td { text-align: right; }
+.classes td.bar { min-width: 8rem; width: 16rem; }
 .bar div { height: .8rem; min-width: 1px; border-radius: .2rem; background: var(--accent);
   print-color-adjust: exact; }
 .scenes { display: grid; gap: .8rem; }
@@ -78,8 +79,9 @@ def inference_words(inference: SegmentInference) -> str:
     """How a segmenter looked at the images."""
     window = "the whole image at once"
     if inference.window is not None:
-        stride = inference.stride or max(1, inference.window * 2 // 3)
-        window = f"windows of {inference.window} pixels a side, {stride} pixels apart, averaged"
+        window = (
+            f"windows of {inference.window} pixels a side, {inference.step} pixels apart, averaged"
+        )
     parts = [window]
     if inference.scales != (1.0,):
         parts.append("scales " + ", ".join(f"{scale:g}" for scale in inference.scales))
@@ -152,7 +154,7 @@ def _percent(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f} %"
 
 
-def _scenes(evaluation: SceneEvaluation, title: str, scenes: tuple[Scene, ...]) -> str:
+def _scenes(evaluation: SceneEvaluation, title: str, scenes: tuple[JudgedScene, ...]) -> str:
     if not scenes:
         return ""
     classes = evaluation.result.classes
@@ -170,7 +172,7 @@ def _scenes(evaluation: SceneEvaluation, title: str, scenes: tuple[Scene, ...]) 
     )
 
 
-def _shown_classes(scene: Scene, count: int) -> set[int]:
+def _shown_classes(scene: JudgedScene, count: int) -> set[int]:
     found = np.union1d(scene.labels, scene.predicted)
     return set(found[(found >= 0) & (found < count)].tolist())
 
@@ -182,33 +184,38 @@ def _key(classes: tuple[str, ...], shown: Iterable[int]) -> str:
     return f'<ul class="key" aria-label="Colours of the classes">{"".join(items)}</ul>'
 
 
-def _scene(scene: Scene, evaluation: SceneEvaluation) -> str:
+def _scene(scene: JudgedScene, evaluation: SceneEvaluation) -> str:
     """The photograph, its labels, the prediction and the mistakes."""
+    # The page may go to others: files by their names alone.
+    name = Path(scene.name).name
     classes, ignored = evaluation.result.classes, evaluation.ignore_index
     counts = scene.labels != ignored
     wrong = counts & (scene.labels != scene.predicted)
     share = 100 * wrong.sum() / max(1, counts.sum())
     panels = {
-        "photograph": (_fitted(scene.image, Image.Resampling.LANCZOS), f"{scene.name}"),
+        "photograph": (
+            _fitted(Image.fromarray(scene.image), Image.Resampling.LANCZOS),
+            f"photograph {name}",
+        ),
         "labels": (
             _map(scene.labels, counts, len(classes)),
-            f"labels of {scene.name}: {_contents(scene.labels[counts], classes)}",
+            f"labels of {name}: {_contents(scene.labels[counts], classes)}",
         ),
         "prediction": (
             _map(scene.predicted, np.ones_like(counts), len(classes)),
-            f"prediction for {scene.name}: {_contents(scene.predicted.ravel(), classes)}",
+            f"prediction for {name}: {_contents(scene.predicted.ravel(), classes)}",
         ),
         "mistakes": (
             _mistakes(scene.image, wrong),
-            f"mistakes in {scene.name}: {share:.1f} % of the pixels",
+            f"mistakes in {name}: {share:.1f} % of the pixels",
         ),
     }
     pictures = "".join(
-        f"<div>{html.picture(image, alt, _SHOWN)}<span>{name}</span></div>"
-        for name, (image, alt) in panels.items()
+        f"<div>{html.picture(image, alt, _SHOWN)}<span>{panel}</span></div>"
+        for panel, (image, alt) in panels.items()
     )
     caption = (
-        f"{scene.name}: IoU {scene.iou:.1f} %, {share:.1f} % of the pixels mistaken; "
+        f"{name}: IoU {scene.iou:.1f} %, {share:.1f} % of the pixels mistaken; "
         f"{_by_class(scene, classes, ignored)}"
     )
     return (
@@ -217,7 +224,7 @@ def _scene(scene: Scene, evaluation: SceneEvaluation) -> str:
     )
 
 
-def _by_class(scene: Scene, classes: tuple[str, ...], ignore_index: int) -> str:
+def _by_class(scene: JudgedScene, classes: tuple[str, ...], ignore_index: int) -> str:
     """The three least IoUs of the image."""
     matrix = confusion_of(
         torch.from_numpy(scene.predicted),
@@ -238,26 +245,30 @@ def _contents(values: Int64[np.ndarray, " n"], classes: tuple[str, ...]) -> str:
     return ", ".join(shares) or "nothing"
 
 
-def _map(values: Int64[np.ndarray, "h w"], counts: np.ndarray, num_classes: int) -> Image.Image:
+def _map(
+    values: Int64[np.ndarray, "h w"], counts: Bool[np.ndarray, "h w"], num_classes: int
+) -> Image.Image:
     """Classes in their colours, black where they do not count."""
-    colours = class_colours(num_classes)
-    painted = np.zeros((*values.shape, 3), np.uint8)
-    painted[counts] = colours[values[counts]]
-    # Of few colours: a palette makes the file several times smaller.
-    fitted = _fitted(painted, Image.Resampling.NEAREST)
-    return fitted.quantize(256, dither=Image.Dither.NONE) if num_classes < 256 else fitted
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), class_colours(num_classes)])
+    entries = np.where(counts, values + 1, 0)
+    if len(colours) > 256:
+        return _fitted(Image.fromarray(colours[entries]), Image.Resampling.NEAREST)
+    # A palette makes the file several times smaller.
+    image = _fitted(Image.fromarray(entries.astype(np.uint8)), Image.Resampling.NEAREST)
+    image.putpalette(colours.tobytes())
+    return image
 
 
-def _mistakes(image: UInt8[np.ndarray, "h w 3"], wrong: np.ndarray) -> Image.Image:
+def _mistakes(image: UInt8[np.ndarray, "h w 3"], wrong: Bool[np.ndarray, "h w"]) -> Image.Image:
     """Mistakes over the pale photograph."""
     grey = np.asarray(Image.fromarray(image).convert("L"))[..., None]
     painted = np.repeat((160 + grey.astype(float) * 95 / 255).astype(np.uint8), 3, axis=2)
     painted[wrong] = _WRONG
-    return _fitted(painted, Image.Resampling.NEAREST)
+    return _fitted(Image.fromarray(painted), Image.Resampling.NEAREST)
 
 
-def _fitted(pixels: UInt8[np.ndarray, "h w 3"], how: Image.Resampling) -> Image.Image:
-    image = Image.fromarray(pixels)
+def _fitted(image: Image.Image, how: Image.Resampling) -> Image.Image:
+    """No wider than what the page keeps."""
     width = min(_KEPT, image.width)
     return image.resize((width, max(1, round(image.height * width / image.width))), how)
 
