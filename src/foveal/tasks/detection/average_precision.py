@@ -135,12 +135,13 @@ def _add(
     scores: np.ndarray | None = None,
 ) -> None:
     """COCO's entries of one image's objects, numbered on."""
-    for index, (box, label) in enumerate(zip(objects.xywh, objects.labels, strict=True)):
+    pairs = zip(objects.xywh.tolist(), objects.labels.tolist(), strict=True)
+    for index, (box, label) in enumerate(pairs):
         entry: dict[str, Any] = {
             "id": 1 + len(annotations),
             "image_id": record.image_id,
-            "category_id": 1 + int(label),
-            "bbox": box.tolist(),
+            "category_id": 1 + label,
+            "bbox": box,
             "area": float(areas[index]),
             "iscrowd": 0 if crowd is None else int(crowd[index]),
         }
@@ -153,8 +154,7 @@ def _add(
 
 def _coco_eval() -> tuple[Any, Any]:
     try:
-        from faster_coco_eval.core.coco import COCO
-        from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+        from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise MissingExtraError("faster-coco-eval", "dense") from error
     return COCO, COCOeval_faster

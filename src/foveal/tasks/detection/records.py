@@ -175,7 +175,7 @@ def coco_masks() -> Any:
         MissingExtraError: faster-coco-eval is not installed.
     """
     try:
-        from faster_coco_eval.core import mask
+        from faster_coco_eval import mask
     except ImportError as error:
         raise MissingExtraError("faster-coco-eval", "dense") from error
     return mask
