@@ -1,4 +1,4 @@
-"""Static int8 for OpenVINO, through NNCF: fake quantisation that its CPU plug-in makes integers of."""
+"""Static int8 for OpenVINO, through NNCF: fake quantisation, made integers of when it is loaded."""
 
 import logging
 from collections.abc import Collection, Iterator
