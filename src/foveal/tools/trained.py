@@ -16,6 +16,7 @@ from foveal.data.transforms import Preprocessing, resolve_preprocessing
 from foveal.errors import CheckpointError, FovealError, OptionError, first_line
 from foveal.models.checkpoint import load_checkpoint
 from foveal.models.factory import create_model
+from foveal.tools.quantize.weights import in_float
 from foveal.train.checkpoint import read_metadata
 from foveal.train.run_folder import RunFolder
 
@@ -105,7 +106,7 @@ def load_trained(path: str | os.PathLike[str]) -> TrainedModel:
         )
     model = card.build()
     try:
-        model.load_state_dict(load_file(file))
+        model.load_state_dict(in_float(load_file(file)))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"The weights in {file} are not those of {card.model}: {first_line(error)}"
