@@ -146,7 +146,10 @@ def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
             "",
             "Measured on:",
             "",
-            *(f"- {p} Load before a row {min(l)} to {max(l)}." for p, l in places.items()),
+            *(
+                f"- {p} Load before a row {min(loads)} to {max(loads)}."
+                for p, loads in places.items()
+            ),
             "",
         ]
     )

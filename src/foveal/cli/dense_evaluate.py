@@ -127,8 +127,8 @@ class SegmentationEvaluate:
         if (folder.classes, folder.ignore_index) != (card.classes, card.ignore_index):
             raise FovealError(
                 f"The segmenter knows the classes {', '.join(card.classes)}, ignoring "
-                f"{card.ignore_index}, and {options.data} has {', '.join(folder.classes)}, ignoring "
-                f"{folder.ignore_index}; judge it by labels of the same classes."
+                f"{card.ignore_index}, and {options.data} has {', '.join(folder.classes)}, "
+                f"ignoring {folder.ignore_index}; judge it by labels of the same classes."
             )
         scenes = folder.split(options.split)
         if scenes.problems:

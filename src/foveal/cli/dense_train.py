@@ -1,7 +1,8 @@
 """`foveal train --task detection|segmentation`: a head on a backbone, by a recipe."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -29,7 +30,9 @@ class DenseTrain:
     """
 
     SUMMARY = "train a detector or segmenter, by a recipe"
-    ALIASES = {"--data": "--data.path", "--option": "--options", "--head-option": "--head_options"}
+    ALIASES: Mapping[str, str] = MappingProxyType(
+        {"--data": "--data.path", "--option": "--options", "--head-option": "--head_options"}
+    )
 
     def __init__(self, task: DenseTask):
         self.task = task

@@ -1,9 +1,8 @@
 """Runs of detectors and segmenters, from their configurations to their results."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -49,16 +48,13 @@ _MASK_HEADS = ("mask_rcnn", "cascade_mask_rcnn")
 class DenseRun(TrainingRun[Config]):
     """What runs of detectors and segmenters have in common."""
 
-    find_head: ClassVar[Callable[[str], Any]]
-    """Raises if there is no such head."""
-
     SAME = ("head", "model", "options", "head_options", "data", "augmentation")
 
     def prepare(self) -> None:
         """Data, network and task."""
         config = self.config
         # Decoding every image takes a while: misspelt names are to be found before.
-        self.find_head(config.head)
+        self.require_head()
         self.mean, self.std = _normalisation(config)
         self.read_data()
         torch.manual_seed(config.train.seed)
@@ -68,6 +64,10 @@ class DenseRun(TrainingRun[Config]):
         if config.frozen_norms:
             self.held = [*self.held, *freeze_norms(network.pyramid().model)]
         self.task = self.create_task()
+
+    @abstractmethod
+    def require_head(self) -> None:
+        """Raise if there is no such head."""
 
     @abstractmethod
     def read_data(self) -> None:
@@ -133,7 +133,9 @@ class DenseRun(TrainingRun[Config]):
 class DetectionRun(DenseRun[DetectionConfig]):
     """A run of a detector; as `TrainingRun`."""
 
-    find_head = staticmethod(detection_head)
+    def require_head(self) -> None:
+        """Raise if there is no such head."""
+        detection_head(self.config.head)
 
     def read_data(self) -> None:
         """The two COCO files."""
@@ -199,7 +201,9 @@ class DetectionRun(DenseRun[DetectionConfig]):
 class SegmentationRun(DenseRun[SegmentationConfig]):
     """A run of a segmenter; as `TrainingRun`."""
 
-    find_head = staticmethod(segmentation_head)
+    def require_head(self) -> None:
+        """Raise if there is no such head."""
+        segmentation_head(self.config.head)
 
     def read_data(self) -> None:
         """The mask folder."""

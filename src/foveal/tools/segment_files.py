@@ -34,10 +34,10 @@ class SegmentedImage:
         """The share of the pixels that each class has, in [0, 1], the largest first; no zeros."""
         counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes))
         order = np.argsort(-counts, kind="stable")
-        return {self.classes[i]: counts[i] / self.labels.size for i in order if counts[i]}
+        return {self.classes[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
 
     def label_image(self) -> Image.Image:
-        """The classes as intensities, with the colours of `drawn` as a palette up to 256 classes."""
+        """The classes as intensities, with the colours of `drawn` as a palette up to 256."""
         if len(self.classes) > 256:
             return Image.fromarray(self.labels.astype(np.int32))
         image = Image.fromarray(self.labels.astype(np.uint8)).convert("L")
