@@ -9,14 +9,20 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note
+from foveal.cli.progress import progress_bar
 from foveal.cli.tables import Table, add_export_arguments, export, export_to_stdout, show
+from foveal.data.ade20k import convert_ade20k
+from foveal.data.cityscapes import convert_cityscapes
 from foveal.data.coco import read_coco, write_coco
 from foveal.data.problems import AnnotationProblems, require_no_problems
 from foveal.data.voc import convert_voc
 from foveal.errors import closest
 from foveal.files import require_writable
 
-SUMMARY = "check a COCO file, or convert VOC's annotations into one"
+SUMMARY = "check a COCO file, or convert VOC, ADE20K or Cityscapes"
+
+# From a collection and a folder to how many scenes each split has.
+Converter = Callable[[str, str, Callable[[int, int], None]], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,21 @@ def voc(options: Namespace) -> None:
     note(f"Wrote {options.output}. Check it with its images: foveal dataset check")
 
 
+def mask_folder(convert: Converter) -> Callable[[Namespace], None]:
+    """What converts a collection into a mask folder."""
+
+    def run(options: Namespace) -> None:
+        with progress_bar("scenes") as advance:
+            counts = convert(options.source, options.output, advance)
+        amounts = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+        note(
+            f"Wrote {options.output}: {amounts}. Train on it: foveal train --task segmentation "
+            f"--data {options.output}"
+        )
+
+    return run
+
+
 _FIGURES = ("json", "csv", "markdown")
 
 KINDS = {
@@ -82,6 +103,8 @@ KINDS = {
         ("source", "output"),
         ("split", "classes", "difficult", "first_pixel", "strict", *_FIGURES),
     ),
+    "ade20k": Kind(mask_folder(convert_ade20k), ("source", "output")),
+    "cityscapes": Kind(mask_folder(convert_cityscapes), ("source", "output")),
 }
 
 
@@ -89,8 +112,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The command's flags; which of them a kind takes, `KINDS` says."""
     add = parser.add_argument
     add("kind", metavar="KIND", help=f"one of {', '.join(KINDS)}")
-    add("source", nargs="?", metavar="SOURCE", help="voc: the folder with Annotations/")
-    add("--output", metavar="FILE.json", help="voc: to write")
+    add(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="that is converted; voc: with Annotations/ in it",
+    )
+    add("--output", metavar="PATH", help="to write; voc: a JSON file, others: a folder")
     add("--split", metavar="NAME", help="voc: ImageSets/Main/NAME.txt (default: all XML files)")
     add("--classes", metavar="NAMES", help="voc: with commas between, in the order wanted")
     add(

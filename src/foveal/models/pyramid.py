@@ -47,7 +47,7 @@ class Pyramid(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        model: Any = create_model(name, pretrained=pretrained, **options)
+        model: Any = create_model(name, pretrained=pretrained, num_classes=0, **options)
         if not hasattr(model, "forward_intermediates"):
             raise OptionError(f"{name} has no maps of several scales; choose another backbone.")
         self.notes = [str(load_checkpoint(model, checkpoint))] if checkpoint else []
