@@ -17,7 +17,9 @@ from foveal.errors import FovealError
 from foveal.files import require_writable
 from foveal.tasks.detection.average_precision import AveragePrecision
 from foveal.tasks.detection.records import ImageRecord
+from foveal.tasks.detection.result import DetectionResult
 from foveal.tasks.detection.results_file import write_detections
+from foveal.tasks.segmentation.result import SegmentationResult
 from foveal.tools.dense import load_detector, load_segmenter
 from foveal.tools.judge_objects import judge_objects
 from foveal.tools.report.detection import DetectionReport, write_detection_report
@@ -57,17 +59,8 @@ class DetectionEvaluate:
                 trained, images, batch_size=options.batch_size, on_done=advance
             )
         result = evaluation.result
-        rows = [_average_precisions("boxes", result.boxes)]
-        if result.masks is not None:
-            rows.append(_average_precisions("masks", result.masks))
-        show_table(("", *_COLUMNS), rows)
-        show_table(
-            ("class", "objects", "mAP", "mAP 50"),
-            [
-                (c.name, f"{c.num_objects:,}", _share(c.map), _share(c.map_50))
-                for c in result.per_class
-            ],
-        )
+        if options.json != "-":
+            _show_objects(result)
         if options.json is not None:
             write_json(options.json, result.to_dict())
         if options.detections is not None:
@@ -98,6 +91,28 @@ def _average_precisions(name: str, figures: AveragePrecision) -> list[str]:
         figures.map_large,
     )
     return [name, *map(_share, values)]
+
+
+def _show_objects(result: DetectionResult) -> None:
+    rows = [_average_precisions("boxes", result.boxes)]
+    if result.masks is not None:
+        rows.append(_average_precisions("masks", result.masks))
+    show_table(("", *_COLUMNS), rows)
+    show_table(
+        ("class", "objects", "mAP", "mAP 50"),
+        [(c.name, f"{c.num_objects:,}", _share(c.map), _share(c.map_50)) for c in result.per_class],
+    )
+
+
+def _show_scenes(result: SegmentationResult) -> None:
+    show_table(
+        ("", "mIoU", "mAcc", "aAcc"),
+        [("all", f"{result.miou:.2f}", f"{result.macc:.2f}", f"{result.aacc:.2f}")],
+    )
+    show_table(
+        ("class", "IoU", "accuracy"),
+        [(c.name, _percent(c.iou), _percent(c.accuracy)) for c in result.per_class()],
+    )
 
 
 def _share(value: float | None) -> str:
@@ -145,14 +160,8 @@ class SegmentationEvaluate:
                 trained.model, loader, card.classes, settings, ignore_index=card.ignore_index
             )
         result = evaluation.result
-        show_table(
-            ("", "mIoU", "mAcc", "aAcc"),
-            [("all", f"{result.miou:.2f}", f"{result.macc:.2f}", f"{result.aacc:.2f}")],
-        )
-        show_table(
-            ("class", "IoU", "accuracy"),
-            [(c.name, _percent(c.iou), _percent(c.accuracy)) for c in result.per_class()],
-        )
+        if options.json != "-":
+            _show_scenes(result)
         if options.json is not None:
             write_json(
                 options.json,

@@ -188,6 +188,11 @@ def read_card(file: Path) -> ModelCard | None:
     if file.suffix != ".safetensors":
         return None
     metadata = read_metadata(file)
+    if "task" in metadata:
+        raise CheckpointError(
+            f"{file} holds no classifier but a network for {metadata['task']}; add "
+            f"--task {metadata['task']}, which train, eval and predict know."
+        )
     try:
         return ModelCard.from_metadata(metadata) if "model" in metadata else None
     except (KeyError, TypeError) as error:
