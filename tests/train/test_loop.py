@@ -247,6 +247,28 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[20:] == sorted(rates[20:], reverse=True)
 
 
+@pytest.mark.parametrize("schedule", ["steps", "poly"])
+def test_other_ways_for_the_learning_rate_to_fall(schedule: Any):
+    config = replace(
+        CONFIG, epochs=10, warmup_epochs=2.0, lr=1.0, schedule=schedule, lr_steps=(0.6, 0.9),
+        lr_power=0.9,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=config.lr)
+    plan = create_schedule(optimizer, config, steps_per_epoch=10)
+    rates = []
+    for step in range(100):
+        plan.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert 0 < rates[0] < 0.1 and rates[20] == pytest.approx(1.0)
+    if schedule == "steps":
+        # A tenth from so many of all steps on, the warm-up among them.
+        assert rates[59] == pytest.approx(1.0) and rates[60] == pytest.approx(0.1)
+        assert rates[89] == pytest.approx(0.1) and rates[90] == pytest.approx(0.01)
+    else:
+        left = [(1 - step / 80) ** 0.9 for step in range(80)]
+        assert rates[20:] == pytest.approx(left)
+
+
 def test_a_folder_in_use_is_refused_and_foreign_files_are_kept(tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     folder.require_usable()

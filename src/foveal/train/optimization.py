@@ -45,8 +45,8 @@ def create_schedule(
         "t_in_epochs": False,
     }
     if config.schedule == "steps":
-        # Shares of the whole run, its warm-up included.
-        at = [round(share * total) for share in config.lr_steps]
+        # Shares of the whole run, its warm-up included; timm takes each a step early.
+        at = [round(share * total) + 1 for share in config.lr_steps]
         rise["warmup_prefix"] = False
         return MultiStepLRScheduler(optimizer, decay_t=at, decay_rate=0.1, **rise)
     # One step is at the peak whatever comes after it, and of 1 timm says that it is pointless.
