@@ -15,7 +15,7 @@ PLANS = {
     "mask_rcnn": (150, 1e-3),
     "cascade_rcnn": (150, 1e-3),
     "cascade_mask_rcnn": (150, 1e-3),
-    "retinanet": (250, 3e-3),
+    "retinanet": (400, 1e-3),
     "fcos": (200, 1e-3),
 }
 

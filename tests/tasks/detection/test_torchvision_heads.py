@@ -46,7 +46,7 @@ def plain(head: str) -> tuple[TorchvisionDetector, Any]:
     """A detector, and torchvision's class with its own defaults and the same weights."""
     # torchvision's mask head has 256 channels whatever the pyramid's.
     channels = 256 if head == "mask_rcnn" else 64
-    few = (
+    few: dict[str, Any] = (
         {}
         if head in ("retinanet", "fcos")
         else {"rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 32}
