@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {"retinanet": {"fpn_channels": 32}, "fcos": {
 
 def small_detector(
     head: str, backbone: str = "focalnet_tiny_srf", *, seed: int = 0, **options: Any
-) -> Detector:
+) -> Any:
     """For three classes, with weights that depend on the seed alone; in training mode."""
     torch.manual_seed(seed)
     shallow = {**SHALLOW.get(backbone, {}), **options.pop("backbone_options", {})}

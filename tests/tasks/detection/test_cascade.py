@@ -9,20 +9,19 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 
 from foveal.tasks.detection import cascade
 from foveal.tasks.detection.cascade import CascadeRoIHeads, refine
-from foveal.tasks.detection.contract import Detector
 from tests.tasks.detection.small_detectors import losses, objects, pictures, small_detector
 
 THRESHOLDS = (0.5, 0.6, 0.7)
 WEIGHTS = ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15))
 
 
-def heads_of(detector: Detector) -> CascadeRoIHeads:
+def heads_of(detector: Any) -> Any:
     heads = detector.network.roi_heads
     assert isinstance(heads, CascadeRoIHeads)
     return heads
 
 
-def livened(detector: Detector) -> Detector:
+def livened(detector: Any) -> Any:
     """Refinements that differ from box to box and stage to stage."""
     for stage in heads_of(detector).stages:
         torch.nn.init.normal_(stage.box_predictor.bbox_pred.weight, std=0.5)
@@ -103,7 +102,7 @@ def test_refined_boxes_are_the_next_stages_and_carry_no_gradient(
     detector = livened(small_detector("cascade_rcnn"))
     sizes = ((64, 96), (80, 64))
     parts = losses(detector, pictures(*sizes), [objects(*size) for size in sizes])
-    for now, after, weights in zip(stages_seen, stages_seen[1:], WEIGHTS, strict=False):
+    for now, after, weights in zip(stages_seen[:2], stages_seen[1:], WEIGHTS[:2], strict=True):
         deltas = now["deltas"].split([len(b) for b in now["boxes"]])
         for boxes, delta, new, size in zip(
             now["boxes"], deltas, after["boxes"], sizes, strict=True

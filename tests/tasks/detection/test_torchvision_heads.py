@@ -1,12 +1,12 @@
 """Detectors on torchvision: they learn, find, freeze, save; and are torchvision's own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from timm.optim import create_optimizer_v2
-from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 
 from foveal.errors import FovealError, OptionError
@@ -42,11 +42,11 @@ def takes_a_step(detector: Detector, size: tuple[int, int]) -> None:
     assert after != total
 
 
-def plain(head: str) -> tuple[TorchvisionDetector, nn.Module]:
+def plain(head: str) -> tuple[TorchvisionDetector, Any]:
     """A detector, and torchvision's class with its own defaults and the same weights."""
     # torchvision's mask head has 256 channels whatever the pyramid's.
     channels = 256 if head == "mask_rcnn" else 64
-    few = (
+    few: dict[str, Any] = (
         {}
         if head in ("retinanet", "fcos")
         else {"rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 32}
@@ -110,7 +110,8 @@ def test_losses_and_findings_are_those_of_torchvision(head: str) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
     # Untrained one-stage heads keep to the 1 per cent that they start at.
-    for part in (detector.network, network):
+    both: tuple[Any, Any] = (detector.network, network)
+    for part in both:
         if head in ("retinanet", "fcos"):
             part.score_thresh = 0.005
     with torch.no_grad():
@@ -135,8 +136,10 @@ def test_the_network_is_torchvisions_class(head: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_what_is_found_lies_in_its_image_with_our_labels(head: str) -> None:
-    threshold = "score_thresh" if head in ("retinanet", "fcos") else "box_score_thresh"
-    detector = small_detector(head, **{threshold: 0.0}).eval()
+    options: dict[str, Any] = {
+        "score_thresh" if head in ("retinanet", "fcos") else "box_score_thresh": 0.0
+    }
+    detector = small_detector(head, **options).eval()
     sizes = ((64, 96), (40, 70))
     with torch.no_grad():
         found = detector(pictures(*sizes))
@@ -169,7 +172,7 @@ def test_an_empty_image_and_one_below_the_largest_stride(head: str) -> None:
 def test_crowds_are_left_out_of_training(head: str) -> None:
     detector = small_detector(head)
     images, both = pictures((64, 64)), objects(64, 64)
-    crowded = Target(**both, crowd=torch.tensor([False, True]))
+    crowded: Target = {**both, "crowd": torch.tensor([False, True])}
     with torch.no_grad():
         without = losses(detector, images, [objects(64, 64, count=1)])
         assert losses(detector, images, [crowded]) == without
@@ -273,8 +276,10 @@ def test_frozen_stages_get_no_gradient_and_keep_their_norms(backbone: str) -> No
 
 @pytest.mark.parametrize("head", HEADS)
 def test_boxes_keep_single_precision_under_autocast(head: str) -> None:
-    threshold = "score_thresh" if head in ("retinanet", "fcos") else "box_score_thresh"
-    detector = small_detector(head, **{threshold: 0.0}).eval()
+    options: dict[str, Any] = {
+        "score_thresh" if head in ("retinanet", "fcos") else "box_score_thresh": 0.0
+    }
+    detector = small_detector(head, **options).eval()
     size = (64, 600)
     with torch.autocast("cpu", torch.bfloat16):
         parts = losses(detector, pictures(size), [objects(*size)])

@@ -222,8 +222,8 @@ def box_losses(
     logits: Float[Tensor, "n classes"],
     deltas: Float[Tensor, "n 4"],
     boxes: Boxes,
-    objects: list[Int[Tensor, " _"]],
-    labels: list[Int[Tensor, " _"]],
+    objects: list[Int[Tensor, " _m"]],
+    labels: list[Int[Tensor, " _m"]],
     targets: Objects,
 ) -> dict[str, Tensor]:
     """L_cls and L_loc of one stage, of boxes whose objects and labels are given by image."""

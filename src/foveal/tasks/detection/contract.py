@@ -9,7 +9,8 @@ from torch import Tensor
 
 from foveal.models.pyramid import OnPyramid
 
-Image = Float[Tensor, "c h w"]
+# Those of a batch differ in size.
+Image = Float[Tensor, "c _h _w"]
 
 
 class Target(TypedDict):
