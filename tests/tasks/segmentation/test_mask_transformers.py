@@ -1,5 +1,6 @@
 """transformers' mask transformers on pyramids: steps, pixels that do not count, and scores."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_images_of_any_size_get_scores_of_theirs(head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_weights_load_into_a_new_segmenter(head: str) -> None:
+def test_weights_load_into_a_new_segmenter_and_copies_stand_alone(head: str) -> None:
     first = segmenter(head).eval()
     stir(first.network)
     state = first.state_dict()
@@ -194,8 +195,10 @@ def test_weights_load_into_a_new_segmenter(head: str) -> None:
     second = segmenter(head)
     stir(second.network)
     second.eval().load_state_dict(state)
+    third = copy.deepcopy(first)
     with torch.no_grad():
         assert torch.equal(first(batch()[0]), second(batch()[0]))
+        assert torch.equal(first(batch()[0]), third(batch()[0]))
 
 
 @pytest.mark.parametrize("head", HEADS)
