@@ -120,6 +120,15 @@ def test_without_such_pixels_the_masks_cost_what_transformers_says(head: str) ->
         torch.testing.assert_close(value, theirs[name])
 
 
+def test_no_bias_has_the_gradient_of_all_of_maskformer() -> None:
+    """Queries start as zeros, whose norm has a gradient beyond bounds."""
+    model = segmenter("maskformer")
+    summed(model(*batch())).backward()
+    attention = model.network.model.transformer_module.decoder.layers[0].self_attn
+    masks = model.network.model.pixel_level_module.decoder.mask_projection
+    assert attention.o_proj.bias.grad.norm() < masks.weight.grad.norm()
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_pixels_without_a_label_teach_nothing(head: str) -> None:
     """The left half of the masks gets a gradient only where its pixels have a label."""
