@@ -214,7 +214,7 @@ def maskformer(
         # Where transformers looks for the inner layers' queries.
         output_hidden_states=True,
     )
-    _draw_first_layer(network)
+    _draw_maskformer(network)
     network.criterion = _maskformer_criterion()(
         num_classes, network.matcher, network.weight_dict, network.config.no_object_weight
     )
@@ -227,14 +227,19 @@ MASK_TRANSFORMER_HEADS: dict[str, Callable[..., Segmenter]] = {
 }
 
 
-def _draw_first_layer(network: Any) -> None:
-    """Let MaskFormer's queries, zeros at first, leave their first layer's attention at unit scale.
+def _draw_maskformer(network: Any) -> None:
+    """The authors' start, queries that differ and even matrices, but for one bias.
 
-    A norm of zeros multiplies gradients by 300: with biases of zero too, as the authors start,
-    two of them had 38 and 220 times the gradient of any other weight.
+    The queries' contents are zeros before the first layer, and a norm of zeros multiplies
+    gradients by 300: with biases of zero too, as the authors have it, two of them had 38 and 220
+    times the gradient of any other weight.
     """
-    attention = network.model.transformer_module.decoder.layers[0].self_attn
-    nn.init.normal_(attention.o_proj.bias)
+    module = network.model.transformer_module
+    nn.init.normal_(module.queries_embedder.weight)
+    for parameter in module.decoder.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    nn.init.normal_(module.decoder.layers[0].self_attn.o_proj.bias)
 
 
 def _enlarged(maps: Float[Tensor, "b n h w"], size: tuple[int, int]) -> Tensor:
