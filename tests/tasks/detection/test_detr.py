@@ -1,5 +1,6 @@
 """transformers' detectors on pyramids: steps, targets, padding, and what comes out."""
 
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -244,7 +245,7 @@ def test_small_images_get_room_for_all_queries() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_weights_load_into_a_new_detector(head: str) -> None:
+def test_weights_load_into_a_new_detector_and_copies_stand_alone(head: str) -> None:
     first = detector(head).eval()
     stir(first.network)
     state = first.state_dict()
@@ -255,8 +256,10 @@ def test_weights_load_into_a_new_detector(head: str) -> None:
     ).eval()
     second.load_state_dict(state)
     with torch.no_grad():
-        for ours, theirs in zip(first(images()), second(images()), strict=True):
-            assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        expected = first(images())
+        for other in (second, copy.deepcopy(first)):
+            for ours, theirs in zip(expected, other(images()), strict=True):
+                assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_the_backbone_keeps_its_weights_while_the_head_is_drawn() -> None:
