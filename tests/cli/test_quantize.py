@@ -28,7 +28,10 @@ def test_weights_alone_and_judged_again(
     assert judged.code == 0, judged.err
     assert load_trained(target).card.classes == ("blue", "green", "red")
     figures = json.loads(judged.out)
-    if figures["num_images"] == report["accuracy"]["num_images"]:
+    assert figures["num_images"] == 30
+    again = foveal("eval", f"--checkpoint={trained}", f"--data={folder}", "--json=-", "--split=all")
+    assert json.loads(again.out)["loss"] != figures["loss"]
+    if report["accuracy"]["num_images"] == 30:
         assert figures["top1"] == pytest.approx(report["accuracy"]["file"])
 
 
@@ -51,7 +54,10 @@ def test_onnx(foveal: Foveal, trained: Path, folder: Path, tmp_path: Path) -> No
         (["--output=a.onnx", "--calibration=broken"], "x.png is not an image that can be read"),
         (["--output=a.bin"], "--output ends in one of .onnx (onnx), .xml (openvino)"),
         (["--output=a.onnx", "--format=openvino"], "named *.xml, got 'a.onnx'"),
-        (["--output=a.onnx", "--format=tflite"], "--format is one of onnx, openvino, torchao"),
+        (
+            ["--output=a.onnx", "--format=tflite"],
+            "--format is one of 'onnx', 'openvino', 'torchao'",
+        ),
         (["--output=a.safetensors", "--max-drop=-1"], "0 to 100 percentage points, got -1"),
         (["--output=a.onnx", "--calibration=fine"], "from 64 pixels a side up, got 32 × 32"),
         (["--output=a.onnx", "--calibration-images=0"], "takes 1 image or more, got 0"),
