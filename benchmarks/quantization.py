@@ -86,7 +86,7 @@ def markdown(found: dict[str, Any]) -> str:
         "# The model in the box in 8 bits",
         "",
         "`efficientmod_xxs`, 100 classes at 64 pixels, calibrated with 256 training images "
-        "(weights alone need none), judged by the validation images it never saw. "
+        "(weights alone need none), judged by the validation images, which it was not trained on. "
         "`python benchmarks/quantization.py PHOTOS`.",
         "",
         "| format | float32 top-1 % | int8 top-1 % | same class % | float32 MB | int8 MB | share % "
