@@ -107,9 +107,11 @@ def _format_of(target: Path) -> str:
 
 
 def _show(found: Quantization, judged: EvaluationImages | None, wanted: QuantizeOptions) -> None:
-    rows = [("float32", f"{found.float_megabytes:.2f}", "100.0", *_cells(found, "float32"))]
-    rows.append(_row("every layer in int8", found, "every_layer", found.every_layer_megabytes))
-    rows.append(_row("written", found, "file", found.megabytes))
+    rows = [
+        _row("float32", found, "float32", found.float_megabytes),
+        _row("every layer in int8", found, "every_layer", found.every_layer_megabytes),
+        _row("written", found, "file", found.megabytes),
+    ]
     show_table(("file", "MB", "% of float32", "top-1 %"), rows)
     if found.ranking:
         kept = set(found.kept_float)
@@ -125,11 +127,8 @@ def _show(found: Quantization, judged: EvaluationImages | None, wanted: Quantize
 
 def _row(name: str, found: Quantization, figure: str, megabytes: float) -> tuple[str, ...]:
     share = 100 * megabytes / found.float_megabytes
-    return (name, f"{megabytes:.2f}", f"{share:.1f}", *_cells(found, figure))
-
-
-def _cells(found: Quantization, figure: str) -> tuple[str]:
-    return ("–" if found.accuracy is None else f"{getattr(found.accuracy, figure):.2f}",)
+    top1 = "–" if found.accuracy is None else f"{getattr(found.accuracy, figure):.2f}"
+    return (name, f"{megabytes:.2f}", f"{share:.1f}", top1)
 
 
 def _show_remarks(found: Quantization, wanted: QuantizeOptions) -> None:

@@ -16,6 +16,7 @@ depthwise convolutions, which the official code does not offer.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -136,7 +137,8 @@ class FocalModulation(nn.Module):
         )
 
     def _filters(self) -> list[Tensor]:
-        return [layer.get_parameter("weight") for layer in self.focal_layers]
+        # Not `get_parameter`: a weight may be a parametrisation, such as 8-bit integers and scales.
+        return [cast(nn.Conv2d, layer).weight for layer in self.focal_layers]
 
     def _contexts(self, z: Tensor) -> list[Tensor]:
         """Steps 2 and 3: z¹ … z^L from depthwise convolutions, z^{L+1} (b 1 1 c) from the mean."""

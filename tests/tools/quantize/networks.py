@@ -65,20 +65,17 @@ def judged_by(trained: TrainedModel, count: int = 40) -> EvaluationImages:
     return EvaluationImages(samples, Labelling(folders=CLASSES, names=CLASSES), "drawn ones")
 
 
-def make_fragile(model: nn.Module, factor: float = 3e4) -> tuple[str, str]:
-    """Give one channel of a normalised map huge values, which the layers after it scale down.
+def make_fragile(model: nn.Module, factor: float = 3e4) -> str:
+    """Give one channel of the last map huge values, which the classifier scales down.
 
-    In float nothing changes; in 8 bits one scale has to serve all channels of the map.
+    In float nothing changes; in 8 bits one scale has to serve all channels of what it is given.
 
     Returns:
-        names of the two layers that read the map.
+        name of the layer that is harmed.
     """
-    block = model.get_submodule("stages.1.blocks.0")
-    readers = ("mixer.f", "mixer.fc1")
+    norm, classifier = model.get_submodule("norm"), model.get_submodule("head.fc")
     with torch.no_grad():
-        block.norm.weight[0] *= factor  # pyright: ignore
-        block.norm.bias[0] *= factor  # pyright: ignore
-        for reader in readers:
-            block.get_submodule(reader).weight[:, 0] /= factor  # pyright: ignore
-    first, second = (f"stages.1.blocks.0.{reader}" for reader in readers)
-    return first, second
+        norm.weight[0] *= factor  # pyright: ignore
+        norm.bias[0] *= factor  # pyright: ignore
+        classifier.weight[:, 0] /= factor  # pyright: ignore
+    return "head.fc"

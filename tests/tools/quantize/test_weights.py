@@ -8,10 +8,18 @@ from safetensors.torch import load_file
 
 from foveal.tools.quantize.options import QuantizeOptions
 from foveal.tools.quantize.run import quantize_model
-from foveal.tools.quantize.weight_only import load_quantized, rounded
+from foveal.tools.quantize.weight_only import WeightQuantizer, load_quantized, rounded
 from foveal.tools.quantize.weights import in_float, product
-from foveal.tools.trained import load_trained
-from tests.tools.quantize.networks import inputs, judged_by, network, pictures
+from foveal.tools.trained import ModelCard, TrainedModel, load_trained
+from tests.models.families import SHALLOW, SMALLEST, shallow
+from tests.tools.quantize.networks import (
+    CLASSES,
+    PREPROCESSING,
+    inputs,
+    judged_by,
+    network,
+    pictures,
+)
 
 pytest.importorskip("torchao")
 
@@ -66,6 +74,20 @@ def test_int8_stays_int8_in_memory(tmp_path: Path) -> None:
     # Standard operators alone: it can be traced, and the integers stay integers.
     program = torch.export.export(loaded, (torch.randn(1, 3, 64, 64),))
     assert any(value.dtype == torch.int8 for value in program.state_dict.values())
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_every_family_runs_with_int8_in_memory(name: str, tmp_path: Path) -> None:
+    card = ModelCard(
+        model=name, options=SHALLOW[name], classes=CLASSES, preprocessing=PREPROCESSING
+    )
+    trained = TrainedModel(shallow(name), card, "the test")
+    target = tmp_path / "a.safetensors"
+    WeightQuantizer(trained, CALIBRATION, tmp_path).write(target)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        small, plain = (load(target).model(image) for load in (load_quantized, load_trained))
+    torch.testing.assert_close(small, plain)
 
 
 def test_a_state_dict_of_floats_is_left_as_it_is() -> None:

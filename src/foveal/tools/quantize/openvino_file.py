@@ -88,6 +88,7 @@ class OpenVinoQuantizer:
 
     def _quantized(self, model: Any, quantized: Collection[Layer]) -> Any:
         import nncf
+        from nncf.quantization.advanced_parameters import QuantizationParameters
 
         wanted = {node + part for layer in quantized for node in layer.nodes for part in _PARTS}
         names = [
@@ -104,6 +105,11 @@ class OpenVinoQuantizer:
                 nncf.Dataset(batches),
                 subset_size=len(batches),
                 ignored_scope=nncf.IgnoredScope(names=names, types=list(_IN_FLOAT), validate=False),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    # A scale a channel, which it would give the inputs of depthwise convolutions,
+                    # lands on the rows of channels-last maps, whose number is not always the same.
+                    activations_quantization_params=QuantizationParameters(per_channel=False)
+                ),
             )
 
 

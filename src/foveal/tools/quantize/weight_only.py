@@ -1,6 +1,7 @@
 """Weight-only int8 through torchao: weights per output channel, activations in float."""
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Collection
@@ -144,9 +145,14 @@ def _weighted(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
 
 
 def _require_torchao() -> None:
+    # What it and PyTorch tell each other on import is of no use to a person who quantises.
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import torchao.quantization  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("torchao", "quant") from error
+    finally:
+        logging.disable(before)
