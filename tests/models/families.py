@@ -6,6 +6,7 @@ import torch
 
 import foveal
 from foveal.models.backbone import Backbone
+from tests.golden.deterministic import weight
 
 SMALLEST = (
     "focalnet_tiny_srf",
@@ -44,6 +45,15 @@ def shallow_features(name: str, **options: Any) -> Any:
     model = foveal.create_model(name, **{"num_classes": 10, **SHALLOW[name], **options})
     stir(model)
     return model.eval()
+
+
+def golden_weights(model: torch.nn.Module) -> None:
+    """Give every parameter and statistic its golden value: a function of its name and shape."""
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            # Layer scales go by another name here than in the official networks.
+            name = "gamma" if "gamma" in key else key
+            value.copy_(torch.from_numpy(weight(name, tuple(value.shape))))
 
 
 def stir(model: torch.nn.Module) -> None:

@@ -10,7 +10,7 @@ from foveal.errors import OptionError
 from foveal.kernels import tables
 from foveal.kernels.position_bias import mlp_on_grid
 from foveal.layers.packed import PackedLinear, PackedPointwise
-from tests.golden.deterministic import weight
+from tests.models.families import golden_weights
 
 SMALL = [
     ("cloformer_xxs", {}),
@@ -29,10 +29,7 @@ SMALL = [
 def filled(name: str, options: dict) -> nn.Module:
     """A network whose every parameter matters: no scale of 1e-4, no mean of 0."""
     model = foveal.create_model(name, num_classes=10, **options).eval()
-    with torch.no_grad():
-        for key, value in model.state_dict().items():
-            leaf = "gamma" if "gamma" in key else key
-            value.copy_(torch.from_numpy(weight(leaf, tuple(value.shape))))
+    golden_weights(model)
     return model
 
 

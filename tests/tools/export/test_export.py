@@ -10,13 +10,14 @@ from torch import nn
 
 from foveal.data.transforms import Preprocessing
 from foveal.errors import FovealError, OptionError
+from foveal.tools.commit import commit
 from foveal.tools.export.check import check_sizes, sizes_to_check
 from foveal.tools.export.formats import FORMATS
 from foveal.tools.export.program import program_of
 from foveal.tools.export.run import export_model
 from foveal.tools.export.subject import ExportOptions, Run, Subject, subject_of
 from foveal.tools.trained import ModelCard, TrainedModel
-from tests.models.families import SMALLEST, shallow
+from tests.models.families import SMALLEST, golden_weights, shallow
 
 PREPROCESSING = Preprocessing(image_size=96, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 CLASSES = tuple(f"kind {i}" for i in range(10))
@@ -25,8 +26,10 @@ SMALL = ExportOptions(image_size=(96, 96))
 
 def trained(name: str) -> TrainedModel:
     """A shallow network whose tables, offsets and layer scales matter."""
+    model = shallow(name)
+    golden_weights(model)
     card = ModelCard(model=name, classes=CLASSES, preprocessing=PREPROCESSING)
-    return TrainedModel(shallow(name), card, "the test")
+    return TrainedModel(model, card, "the test")
 
 
 # Those with many shapes to reason about take minutes.
@@ -76,6 +79,7 @@ def test_what_travels_in_the_file(tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "a.onnx")
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert said["classes"].splitlines() == list(CLASSES)
+    assert said["commit"] == (commit() or "")
     assert said["input"] == "intensities in [0, 1]" and said["mean"] == "0.4,0.5,0.6"
     assert [entry.version for entry in model.opset_import if not entry.domain] == [18]
     # Standard operators alone, no functions or domains of anybody's.
