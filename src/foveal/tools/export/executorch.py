@@ -37,7 +37,7 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
     metadata = {f"metadata_{name}": text for name, text in subject.metadata.items()}
     try:
         lowered = to_edge_transform_and_lower(
-            _without_group_norm(program),
+            _plain(program),
             partitioner=[XnnpackPartitioner(configs=configs)],
             # Its check knows core operators alone; the runtime has a kernel for what we use beside.
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
@@ -53,10 +53,19 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
         ) from error
 
 
-def _without_group_norm(program: ExportedProgram) -> ExportedProgram:
-    """ExecuTorch's own kernel of it wants channels-first memory, which a neighbour may not give."""
+def _plain(program: ExportedProgram) -> ExportedProgram:
+    """The same with all memory channels-first, which some of ExecuTorch's own kernels insist on.
+
+    Group norms go for the same reason: their neighbours may be delegated, and the kernel refuses
+    what it then gets.
+    """
     table = get_decompositions([torch.ops.aten.native_group_norm.default])
-    return program.run_decompositions({**torch.export.default_decompositions(), **table})
+    plain = program.run_decompositions({**torch.export.default_decompositions(), **table})
+    for node in plain.graph.nodes:
+        if node.kwargs.get("memory_format") is torch.channels_last:
+            node.kwargs = {**node.kwargs, "memory_format": torch.contiguous_format}
+    # Once more, so that every node's shapes and strides are those of what it now computes.
+    return plain.run_decompositions({})
 
 
 def open_executorch(path: Path) -> Run:
@@ -71,7 +80,15 @@ def open_executorch(path: Path) -> Run:
 
     def run(image: Tensor) -> list[np.ndarray]:
         assert program is not None
-        # The outputs lie in memory that the next call writes to.
-        return [output.numpy().copy() for output in method.execute([image.contiguous()])]
+        try:
+            outputs = method.execute([image.contiguous()])
+        except RuntimeError as error:
+            size = " × ".join(map(str, image.shape))
+            raise FovealError(
+                f"ExecuTorch cannot run what it made for an image of {size}: {first_line(error)}; "
+                "--fixed exports for one size, --format onnx runs at all."
+            ) from error
+        # They lie in memory that the next call writes to.
+        return [output.numpy().copy() for output in outputs]
 
     return run
