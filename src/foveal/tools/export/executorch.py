@@ -64,6 +64,9 @@ def _plain(program: ExportedProgram) -> ExportedProgram:
     for node in plain.graph.nodes:
         if node.kwargs.get("memory_format") is torch.channels_last:
             node.kwargs = {**node.kwargs, "memory_format": torch.contiguous_format}
+        if node.target is torch.ops.aten.view.default:
+            # What could be viewed as it lay may have to be copied now.
+            node.target = torch.ops.aten.reshape.default
     # Once more, so that every node's shapes and strides are those of what it now computes.
     return plain.run_decompositions({})
 
