@@ -66,10 +66,33 @@ def test_openvino_of_any_size(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", SMALLEST)
-@pytest.mark.parametrize("format", ["aoti", "openvino", "torch-export"])
+@pytest.mark.parametrize("format", ["aoti", "executorch", "openvino", "torch-export"])
 def test_every_format(format: str, name: str, tmp_path: Path) -> None:
+    if format in ("executorch", "openvino"):
+        pytest.importorskip(format)
     target = tmp_path / f"a{FORMATS[format].suffix}"
     assert export_model(trained(name), target, format, SMALL).worst_error < 2e-5
+
+
+def test_executorch_of_one_size_says_what_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    from executorch.runtime import Runtime
+
+    options = ExportOptions(image_size=(64, 96), batch_size=1, dynamic=False)
+    file = tmp_path / "a.pte"
+    export = export_model(trained("efficientmod_xxs"), file, "executorch", options)
+    assert export.worst_error < 2e-5 and export.sizes == "this one"
+    said = Runtime.get().load_program(file).load_method("metadata_classes")
+    assert said is not None and said.execute([])[0].splitlines() == list(CLASSES)
+
+
+def test_a_format_that_plans_its_memory_has_a_largest_size() -> None:
+    options = replace(SMALL, bounded=True)
+    assert options.largest == (4, 192, 192) and SMALL.largest is None
+    assert options.sizes == "any from 64 to 192 × 192, up to 4 images"
+    program = program_of(subject_of(trained("efficientmod_xxs"), options))
+    bounds = {(int(r.lower), int(r.upper)) for r in program.range_constraints.values()}
+    assert (64, 192) in bounds
 
 
 def test_what_travels_in_the_file(tmp_path: Path) -> None:
