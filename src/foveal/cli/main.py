@@ -100,7 +100,7 @@ def _run(argv: list[str]) -> int:
     try:
         options = parser.parse_args(argv)
     except ArgumentError as error:
-        raise usage_error(error, argv[0]) from error
+        raise usage_error(error, argv[0], commands[argv[0]]) from error
     modules[options.subcommand].run(options[options.subcommand])
     return 0
 
