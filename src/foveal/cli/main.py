@@ -112,7 +112,7 @@ def task_of(argv: Sequence[str]) -> str:
         UsageError: there is no such task.
     """
     known = (CLASSIFICATION, *OTHER_TASKS)
-    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+    for token, following in zip(argv, [*argv, ""][1:], strict=True):
         flag, equals, value = token.partition("=")
         if flag == "--":
             break
