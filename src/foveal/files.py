@@ -56,7 +56,8 @@ def require_writable(target: str | os.PathLike[str]) -> None:
 
 def _cannot_write(target: Path, error: OSError) -> FovealError:
     reason = error.strerror or error
-    return FovealError(f"Cannot write {target}: {reason}; choose a folder that can be written to.")
+    hint = "name a file" if target.is_dir() else "choose a folder that can be written to"
+    return FovealError(f"Cannot write {target}: {reason}; {hint}.")
 
 
 def write_text(target: str | os.PathLike[str], text: str) -> None:

@@ -83,7 +83,8 @@ WRONG = [
     (["check", "--data", "x", "--images", "x", "--first-pixel", "0"], ["not take --first-pixel"]),
     (["voc", "x", "--output", "y", "--first-pixel", "2"], ["--first-pixel takes one of 0, 1"]),
     (["voc", "x", "--output", "y", "--difficult", "no"], ["one of crowd, keep, drop"]),
-    (["voc", "/nowhere", "--output", "y"], ["holds no XML files"]),
+    (["voc", "/nowhere", "--output", "y.json"], ["holds no XML files"]),
+    (["voc", "x", "--output", "y.txt"], ["named *.json", "y.txt"]),
     (["check", "--data", "/nowhere", "--images", "."], ["Cannot read /nowhere"]),
 ]
 

@@ -209,11 +209,67 @@ def test_checkpoints_of_another_task_are_refused(
 ) -> None:
     picture = cells[1] / "1.png"
     outcome = foveal("predict", picture, "--task", "segmentation", "--checkpoint", detector)
-    assert outcome.code == 2 and "is one of detection" in outcome.err
+    assert outcome.code == 2 and "holds a network for detection" in outcome.err
     outcome = foveal("predict", picture, "--task", "detection", "--checkpoint", trained)
     assert outcome.code == 2 and "no detector's or segmenter's" in outcome.err
     outcome = foveal("predict", picture, "--checkpoint", detector)
     assert outcome.code == 2 and "--task detection" in outcome.err
+
+
+def test_a_whole_detector_is_no_backbone(
+    foveal: Foveal, detector: Path, cells: tuple[Path, Path], tmp_path: Path
+) -> None:
+    command = ["train", *DETECTION, *of(cells), "--output", tmp_path / "run"]
+    outcome = foveal(*command, "--checkpoint", detector)
+    assert outcome.code == 2 and "takes a backbone's weights" in outcome.err
+
+
+def test_given_pictures_are_never_written_over(
+    foveal: Foveal, detector: Path, segmenter: Path, cells: tuple[Path, Path], tmp_path: Path
+) -> None:
+    picture = tmp_path / "one.jpg"
+    Image.open(cells[1] / "1.png").convert("RGB").save(picture)
+    (labels := tmp_path / "two.png").write_bytes((cells[1] / "1.png").read_bytes())
+    before = picture.read_bytes(), labels.read_bytes()
+    for task, model, given in (
+        ("detection", detector, picture),
+        ("segmentation", segmenter, picture),
+        ("segmentation", segmenter, labels),
+    ):
+        command = ["predict", given, "--task", task, "--checkpoint", model]
+        outcome = foveal(*command, "--output", tmp_path)
+        assert outcome.code == 2 and "one of the images" in outcome.err, outcome.err
+    assert (picture.read_bytes(), labels.read_bytes()) == before
+    outcome = foveal(
+        "predict", labels, "--task=detection", "--checkpoint", detector, "--output", tmp_path
+    )
+    assert outcome.code == 0 and "1 picture in" in outcome.err
+
+
+def test_what_cannot_be_judged_or_written_is_said_before_any_work(
+    foveal: Foveal, detector: Path, cells: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, images = cells
+    command = ["eval", "--task=detection", "--checkpoint", detector, "--data", data]
+    outcome = foveal(*command)
+    assert outcome.code == 2 and "needs --images;" in outcome.err
+    (tmp_path / "file").touch()
+    outcome = foveal(*command, "--images", images, "--detections", tmp_path / "file")
+    assert outcome.code == 2 and "Cannot write" in outcome.err and not outcome.out
+
+
+def test_other_spellings_of_both_annotation_files_go_on(
+    foveal: Foveal, cells: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, images = cells
+    monkeypatch.chdir(data.parent)
+    command = ["train", *DETECTION, "--output", tmp_path / "run", "--resume"]
+    near = ["--data", data.name, "--val-data", data.name, "--images", images.name]
+    assert foveal(*command, *near, "--max-steps=1").code == 0
+    outcome = foveal(*command, *of(cells), "--max-steps=2")
+    assert outcome.code == 0, outcome.err
+    outcome = foveal(*command, *of(cells), "--images", tmp_path, "--max-steps=3")
+    assert outcome.code == 2 and "has data" in outcome.err
 
 
 def test_help_of_a_task_has_its_flags(foveal: Foveal) -> None:

@@ -87,3 +87,10 @@ def test_what_has_no_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foveal.models.pyramid.create_model", lambda *_, **__: nn.Linear(2, 2))
     with pytest.raises(OptionError, match="flat has no maps of several scales"):
         Pyramid("flat")
+
+
+def test_networks_for_one_size_are_refused() -> None:
+    with pytest.raises(OptionError, match="images of one size alone"):
+        Pyramid("timm:test_vit")
+    maps = Pyramid("timm:test_vit", dynamic_img_size=True)(IMAGE)
+    assert {tuple(m.shape[2:]) for m in maps} == {(4, 6)}

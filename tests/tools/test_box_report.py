@@ -179,7 +179,16 @@ def told() -> ToldDetector:
 
 def test_detections_are_in_pixels_of_the_file(files: list[Path]) -> None:
     detector = told().train()
-    first, second = detect_images(detector, files, classes=CLASSES, transform=half_size)
+    done: list[tuple[int, int]] = []
+    first, second = detect_images(
+        detector,
+        files,
+        classes=CLASSES,
+        transform=half_size,
+        batch_size=1,
+        on_done=lambda *told: done.append(told),
+    )
+    assert done == [(1, 2), (2, 2)]
     assert not detector.training
     assert first.image == str(files[0]) and first.size == (40, 60)
     assert first.names == ("bee", "ant") and first.labels.tolist() == [1, 0]

@@ -114,8 +114,8 @@ def _flag(
 _NO_MAPPING = _Known("", False, False)
 
 
-def usage_error(error: ArgumentError, command: str) -> UsageError:
-    """jsonargparse's complaint as one sentence."""
+def usage_error(error: ArgumentError, command: str, parser: ArgumentParser) -> UsageError:
+    """The complaint of a command's parser as one sentence."""
     text = " ".join(str(error).split())
     if wrong := re.search(
         r'Parser key "([\w.]+)": (?:.*?)Expected an? (.*?)\. Got value: (.*)', text
@@ -130,7 +130,8 @@ def usage_error(error: ArgumentError, command: str) -> UsageError:
         return UsageError(f"--{flag} takes {_in_words(wrong[2])}, got {value.strip(chr(39))!r}.")
     if missing := re.search(r"arguments are required: (.*)", text):
         names = [name.strip().split(".")[-1] for name in missing[1].split(",")]
-        wanted = ", ".join("IMAGE" if n == "images" else _as_flag(n) for n in names)
+        places = {a.dest: str(a.metavar) for a in parser._actions if not a.option_strings}
+        wanted = ", ".join(places.get(n, "--" + n.replace("_", "-")) for n in names)
         return UsageError(f"foveal {command} needs {wanted}; see foveal {command} --help.")
     text = re.sub(
         r"^argument (--[\w-]+): invalid choice: (.*) \(choose from (.*)\)$",
@@ -151,11 +152,6 @@ def _in_words(type_: str) -> str:
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     kinds = (text for kind, text in words.items() if re.search(rf"\b{kind}\b", type_))
     return next(kinds, type_)
-
-
-def _as_flag(name: str) -> str:
-    positional = {"official": "OFFICIAL", "checkpoints": "CHECKPOINT", "kind": "KIND"}
-    return positional.get(name, "--" + name.replace("_", "-"))
 
 
 def model_options(pairs: Sequence[str]) -> dict[str, Any]:

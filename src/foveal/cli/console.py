@@ -18,6 +18,11 @@ def note(text: str) -> None:
     Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def counted(count: int, what: str) -> str:
+    """ "1 image", "2 images": a count and what is counted, whose plural ends in s."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def banner(text: str) -> None:
     """What must not be overlooked."""
     Console(stderr=True).print(Panel(text, border_style="red", highlight=False))

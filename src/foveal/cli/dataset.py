@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser
@@ -57,6 +58,8 @@ def check(options: Namespace) -> None:
 
 def voc(options: Namespace) -> None:
     """Convert VOC's XML files into a COCO file."""
+    if Path(options.output).suffix != ".json":
+        raise UsageError(f"A COCO file is named *.json, got --output {options.output!r}.")
     require_writable(options.output)
     quiet = export_to_stdout(options)
     classes = None if options.classes is None else options.classes.split(",")

@@ -45,6 +45,8 @@ class DetectionEvaluate:
     def run(self, options: Namespace) -> None:
         """Judge, show and write."""
         _require_targets(options.report, options.json)
+        if options.detections is not None:
+            require_writable(Path(options.detections) / "detections.json")
         if options.batch_size < 1:
             raise UsageError(f"--batch-size is 1 or more, got {options.batch_size}.")
         trained = load_detector(options.checkpoint, options=model_options(options.option))

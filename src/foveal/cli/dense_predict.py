@@ -1,7 +1,7 @@
 """`foveal predict --task detection|segmentation`: what is where in images."""
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,13 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from foveal.cli.arguments import UsageError
-from foveal.cli.console import note, write_json
+from foveal.cli.console import counted, note, write_json
 from foveal.cli.dense_evaluate import add_look_arguments, chosen_look
 from foveal.cli.progress import progress_bar
 from foveal.data.images import read_image
 from foveal.files import atomic_path, require_writable
 from foveal.tools.dense import load_detector, load_segmenter
-from foveal.tools.detect import Detections, detect_images
+from foveal.tools.detect import detect_images
 from foveal.tools.segment_files import SegmentedImage, segment_images
 from foveal.tools.trained import available_device
 
@@ -33,23 +33,22 @@ class DetectionPredict:
 
     def run(self, options: Namespace) -> None:
         """Find, and show or write."""
-        _require_arguments(options)
+        _require_arguments(options, (".jpg",))
         if not 0 <= options.threshold <= 1:
             raise UsageError(f"--threshold lies between 0 and 1, got {options.threshold}.")
         trained = load_detector(options.checkpoint)
         trained.model.to(available_device(options.device))
-        found: list[Detections] = []
         with progress_bar("images") as advance:
-            # One by one, so that the bar moves; images rarely share a size anyway.
-            for number, image in enumerate(options.images, start=1):
-                found += detect_images(
-                    trained.model,
-                    [image],
-                    classes=trained.card.classes,
-                    transform=trained.card.transform(),
-                    score_threshold=options.threshold,
-                )
-                advance(number, len(options.images))
+            found = detect_images(
+                trained.model,
+                options.images,
+                classes=trained.card.classes,
+                transform=trained.card.transform(),
+                score_threshold=options.threshold,
+                # So that the bar moves; images rarely share a size anyway.
+                batch_size=1,
+                on_done=advance,
+            )
         if options.json is not None:
             write_json(options.json, [one.to_dict() for one in found])
         if options.output is not None:
@@ -77,7 +76,7 @@ class SegmentationPredict:
 
     def run(self, options: Namespace) -> None:
         """Look, and show or write."""
-        _require_arguments(options)
+        _require_arguments(options, (".png", ".jpg"))
         look = chosen_look(options)
         trained = load_segmenter(options.checkpoint)
         trained.model.to(available_device(options.device))
@@ -88,7 +87,7 @@ class SegmentationPredict:
                 if options.output is not None:
                     _write_scene(options.output, one)
         if options.output is not None:
-            note(f"{len(shares)} images in {options.output}.")
+            note(f"{counted(len(shares), 'image')} in {options.output}.")
         if options.json is not None:
             write_json(options.json, shares)
         if options.json == "-":
@@ -108,7 +107,8 @@ def _add_common_arguments(parser: ArgumentParser, output: str) -> None:
     add("--device", metavar="NAME", help="cpu, cuda, …; the fastest by default")
 
 
-def _require_arguments(options: Namespace) -> None:
+def _require_arguments(options: Namespace, suffixes: Sequence[str]) -> None:
+    """Raise if anything is missing, or if a picture of --output could not be written or kept."""
     if not options.images:
         raise UsageError("foveal predict needs IMAGE; see foveal predict --help.")
     if options.json not in (None, "-"):
@@ -122,6 +122,20 @@ def _require_arguments(options: Namespace) -> None:
                 f"Two images are called {twice!r}, and their pictures in --output would be one; "
                 "give them in two calls."
             )
+        _require_not_given(options.images, options.output, suffixes)
+
+
+def _require_not_given(images: Sequence[str], folder: str, suffixes: Sequence[str]) -> None:
+    """Raise if a picture that will be written would replace one that was given."""
+    given = {Path(image).resolve() for image in images}
+    for image in images:
+        for suffix in suffixes:
+            target = Path(folder) / f"{Path(image).stem}{suffix}"
+            if target.resolve() in given:
+                raise UsageError(
+                    f"--output {folder} would replace {target}, which is one of the images; "
+                    "choose another folder."
+                )
 
 
 def _write_pictures(folder: str, pictures: Iterable[tuple[str, Image.Image]]) -> None:
@@ -130,7 +144,7 @@ def _write_pictures(folder: str, pictures: Iterable[tuple[str, Image.Image]]) ->
         with atomic_path(Path(folder) / f"{Path(name).stem}.jpg") as path:
             picture.convert("RGB").save(path, quality=92)
         count += 1
-    note(f"{count} pictures in {folder}.")
+    note(f"{counted(count, 'picture')} in {folder}.")
 
 
 def _write_scene(folder: str, one: SegmentedImage) -> None:

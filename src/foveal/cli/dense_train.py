@@ -72,11 +72,10 @@ class DenseTrain:
     def run(self, options: Namespace) -> None:
         """Train, and say where the results are."""
         given: dict[str, Any] = options.as_dict()  # pyright: ignore[reportAttributeAccessIssue]
-        for name, known in (("head", ", ".join(self.task.heads)), ("model", "foveal models")):
+        heads = f"it is one of {', '.join(self.task.heads)}"
+        for name, known in (("head", heads), ("model", "foveal models lists them")):
             if not given[name]:
-                raise UsageError(
-                    f"foveal train --task {self.task.name} needs --{name}; see {known}."
-                )
+                raise UsageError(f"foveal train --task {self.task.name} needs --{name}; {known}.")
         values = {k: v for k, v in flat(given, self.settings).items() if k in self.settings}
         config = from_dict(self.task.config, nested(values))
         if options.print_config:

@@ -100,7 +100,7 @@ def _run(argv: list[str]) -> int:
     try:
         options = parser.parse_args(argv)
     except ArgumentError as error:
-        raise usage_error(error, argv[0]) from error
+        raise usage_error(error, argv[0], commands[argv[0]]) from error
     modules[options.subcommand].run(options[options.subcommand])
     return 0
 
@@ -112,7 +112,7 @@ def task_of(argv: Sequence[str]) -> str:
         UsageError: there is no such task.
     """
     known = (CLASSIFICATION, *OTHER_TASKS)
-    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+    for token, following in zip(argv, [*argv, ""][1:], strict=True):
         flag, equals, value = token.partition("=")
         if flag == "--":
             break

@@ -195,8 +195,9 @@ def _listed(root: Path, split: str) -> list[str]:
     except (OSError, ValueError) as error:
         there = sorted(file.stem for file in path.parent.glob("*.txt"))
         raise FovealError(
-            f"{path} cannot be read.{closest(split, there)} The lists there are "
-            f"{enumerate_some(there, 8) or 'none'}; leave --split out to take all XML files."
+            f"{path} cannot be read.{closest(split, there)} "
+            f"{f'There are {enumerate_some(there, 8)}' if there else 'There is no list'}; "
+            "leave --split out to take all XML files."
         ) from error
     names = (re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines)
     return list(dict.fromkeys(name for name in names if name))

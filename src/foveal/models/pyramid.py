@@ -35,6 +35,9 @@ class Pyramid(nn.Module):
         channels: of each map.
         reductions: pixels per cell of each map.
         notes: what was done to make the weights of `checkpoint` fit.
+
+    Raises:
+        OptionError: a network of timm's without maps, or for images of one size alone.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Pyramid(nn.Module):
         model: Any = create_model(name, pretrained=pretrained, num_classes=0, **options)
         if not hasattr(model, "forward_intermediates"):
             raise OptionError(f"{name} has no maps of several scales; choose another backbone.")
+        _require_any_size(name, model, options)
         self.notes = [str(load_checkpoint(model, checkpoint))] if checkpoint else []
         finer = max(0, len(model.feature_info) - NUM_STAGES)
         wanted = [finer + index for index in out_indices]
@@ -76,6 +80,15 @@ class Pyramid(nn.Module):
             x, indices=list(self.out_indices), stop_early=True, intermediates_only=True
         )
         return [norm(tapped) for norm, tapped in zip(self.norms, maps, strict=True)]
+
+
+def _require_any_size(name: str, model: Any, options: Mapping[str, Any]) -> None:
+    is_freed = options.get("strict_img_size") is False or options.get("dynamic_img_size") is True
+    if not is_freed and getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
+        raise OptionError(
+            f"{name} takes images of one size alone, and maps are needed of any; choose another "
+            "backbone, or the option strict_img_size=false where it has that."
+        )
 
 
 class OnPyramid(nn.Module):

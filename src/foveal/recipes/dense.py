@@ -17,7 +17,7 @@ from foveal.data.loader import eval_loader, train_loader
 from foveal.data.mask_folder import read_mask_folder
 from foveal.data.problems import AnnotationProblems
 from foveal.data.transforms import resolve_preprocessing
-from foveal.errors import FovealError
+from foveal.errors import CheckpointError, FovealError
 from foveal.models.freezing import freeze, freeze_norms
 from foveal.models.pyramid import OnPyramid
 from foveal.recipes.config import plain
@@ -35,6 +35,7 @@ from foveal.tasks.segmentation.task import Segmentation
 from foveal.tools.box import BOX
 from foveal.tools.dense import DenseCard, Task
 from foveal.tools.trained import create_with_options, find_checkpoint
+from foveal.train.checkpoint import read_metadata
 from foveal.train.processes import process_index_and_count
 
 Config = TypeVar("Config", bound=DenseConfig)
@@ -104,6 +105,7 @@ class DenseRun(TrainingRun[Config]):
         config, checkpoint = self.config, self.config.checkpoint
         if checkpoint is not None:
             found = BOX if checkpoint == IN_THE_BOX else find_checkpoint(checkpoint)
+            _require_backbone(found)
             checkpoint = None if self.goes_on else str(found)
         return self.card().build(
             pretrained=config.pretrained and not self.goes_on,
@@ -246,6 +248,16 @@ class SegmentationRun(DenseRun[SegmentationConfig]):
         return (
             train_loader(learned, batch_size=train.batch_size, seed=train.seed, **given),
             eval_loader(judged, batch_size=1, **given),
+        )
+
+
+def _require_backbone(file: Path) -> None:
+    """Raise if a file holds a whole detector or segmenter, whose keys are others."""
+    task = read_metadata(file).get("task") if file.suffix == ".safetensors" else None
+    if task is not None:
+        raise CheckpointError(
+            f"{file} holds a network for {task}; --checkpoint takes a backbone's weights, those "
+            "of a classifier, and --resume goes on with a run in its --output folder."
         )
 
 

@@ -135,8 +135,10 @@ def require_same_run(folder: RunFolder, config: RunConfig, keys: Sequence[str]) 
     before, now = _settings_in(folder.config), config.to_dict()
     for key in keys:
         was = before.get(key, now[key])
-        if key == "data" and isinstance(was, Mapping) and _same_place(was.get("path"), now[key]):
-            was = {**was, "path": now[key]["path"]}
+        if key == "data" and isinstance(was, Mapping):
+            # Another spelling of a path is no other data.
+            same = {name: path for name, path in now[key].items() if _same_place(was, name, path)}
+            was = {**was, **same}
         # Every option of the network counts, also one that is not given any more.
         if was != now[key] if key == "options" else _differs(was, now[key]):
             raise _another_run(folder, key, was, now[key])
@@ -168,11 +170,12 @@ def _settings_in(file: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _same_place(path: Any, data: Mapping[str, Any]) -> bool:
-    """Whether two spellings of a path lead to the same data."""
-    if not isinstance(path, str) or data["path"] is None:
+def _same_place(before: Mapping[str, Any], name: str, path: Any) -> bool:
+    """Whether a setting of the data, which may be a path, leads to the same place as before."""
+    was = before.get(name)
+    if not (isinstance(was, str) and isinstance(path, str)):
         return False
-    return Path(path).resolve() == Path(data["path"]).resolve()
+    return Path(was).resolve() == Path(path).resolve()
 
 
 def _differs(before: Any, now: Any) -> bool:

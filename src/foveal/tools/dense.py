@@ -174,9 +174,9 @@ def _read_card(file: Path, task: Task) -> DenseCard:
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
     held = metadata.get("task")
     if held != task:
-        what = f"is one of {held}" if held else "is no detector's or segmenter's"
+        what = f"holds a network for {held}" if held else "is no detector's or segmenter's"
         hint = f"--task {held}" if held else "the --output folder of foveal train --task " + task
-        raise CheckpointError(f"{file} {what}, and {task} is asked for; give {hint}.")
+        raise CheckpointError(f"{file} {what}, and one for {task} is asked for; give {hint}.")
     try:
         return DenseCard.from_metadata(metadata)
     except (KeyError, TypeError) as error:

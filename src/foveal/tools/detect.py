@@ -87,6 +87,7 @@ def detect_images(
     transform: JointTransform,
     score_threshold: float = 0.5,
     batch_size: int = 4,
+    on_done: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Detections]:
     """What a detector finds in each image file.
 
@@ -97,9 +98,11 @@ def detect_images(
         transform: that of evaluation, from picture and target to the network's image.
         score_threshold: least score, in [0, 1].
         batch_size: images at a time.
+        on_done: told how many of how many images are done.
 
     Raises:
-        FovealError: a file is no image, or classes or threshold do not fit.
+        FovealError: a file is no image, or classes or threshold do not fit; all of that is known
+            before the first image is looked at.
     """
     if len(classes) != detector.num_classes:
         raise FovealError(
@@ -116,6 +119,7 @@ def detect_images(
     for start in range(0, len(files), batch_size):
         part = files[start : start + batch_size]
         found += _detect(detector, part, classes, transform, score_threshold)
+        on_done(len(found), len(files))
     return found
 
 

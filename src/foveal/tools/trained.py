@@ -190,8 +190,8 @@ def read_card(file: Path) -> ModelCard | None:
     metadata = read_metadata(file)
     if "task" in metadata:
         raise CheckpointError(
-            f"{file} holds no classifier but a network for {metadata['task']}; add "
-            f"--task {metadata['task']}, which train, eval and predict know."
+            f"{file} holds no classifier but a network for {metadata['task']}; foveal eval and "
+            f"predict take it with --task {metadata['task']}, other commands take classifiers."
         )
     try:
         return ModelCard.from_metadata(metadata) if "model" in metadata else None

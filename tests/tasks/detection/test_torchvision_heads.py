@@ -11,6 +11,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 
 from foveal.errors import FovealError, OptionError
 from foveal.models.freezing import freeze
+from foveal.models.pyramid import Pyramid
 from foveal.tasks.detection.contract import Detector, Target
 from foveal.tasks.detection.fpn import FeaturePyramid
 from foveal.tasks.detection.heads import TORCHVISION_HEADS, create_detector
@@ -339,6 +340,12 @@ def test_levels_have_the_strides_they_say(
     assert levels.strides == strides
     shapes = [tuple(m.shape) for m in maps.values()]
     assert shapes == [(1, 8, 128 // stride, 256 // stride) for stride in strides]
+
+
+def test_maps_of_one_scale_are_refused() -> None:
+    pyramid = Pyramid("focalnet_tiny_iso", depths=(4,), embed_dim=32)
+    with pytest.raises(OptionError, match="all of this backbone's have 16 pixels a cell"):
+        FeaturePyramid(pyramid, 8)
 
 
 def test_options_of_torchvision_reach_it() -> None:

@@ -195,7 +195,7 @@ def test_wrong_input(tmp_path: Path) -> None:
         export_model(model, tmp_path / "a.onnx", "openvino")
     with pytest.raises(OptionError, match="from 64 pixels a side up, got 32 × 32"):
         ExportOptions(image_size=(32, 32))
-    with pytest.raises(OptionError, match="traces 2 or more, got 1"):
+    with pytest.raises(OptionError, match="traces 2 images or more, got 1; choose 2, or --fixed"):
         ExportOptions(batch_size=1)
     with pytest.raises(OptionError, match="head is one of"):
         ExportOptions(head="boxes")  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from foveal.errors import OptionError
 from foveal.models.pyramid import Pyramid
 
 Coarser = Literal["none", "pool", "p6p7"]
@@ -27,10 +28,18 @@ class FeaturePyramid(nn.Module):
         out_channels: of every level.
         strides: pixels per cell of each level, finest first.
         backbone_levels: names of the levels that have a map of the backbone.
+
+    Raises:
+        OptionError: all maps have one scale, as those of plain transformers have.
     """
 
     def __init__(self, pyramid: Pyramid, channels: int = 256, coarser: Coarser = "none"):
         super().__init__()
+        if len(pyramid.reductions) > 1 and len(set(pyramid.reductions)) == 1:
+            raise OptionError(
+                f"A feature pyramid needs maps of several scales, all of this backbone's have "
+                f"{pyramid.reductions[0]} pixels a cell; choose another backbone."
+            )
         extra = {
             "none": lambda: None,
             "pool": LastLevelMaxPool,

@@ -75,7 +75,8 @@ class ExportOptions:
         if self.batch_size < (2 if self.dynamic else 1):
             # PyTorch's exporter takes a size of one for a constant.
             raise OptionError(
-                f"An export of any batch size traces 2 or more, got {self.batch_size}."
+                f"An export of any batch size traces 2 images or more, got {self.batch_size}"
+                f"{'; choose 2, or --fixed for one alone' if self.batch_size == 1 else ''}."
             )
 
 
