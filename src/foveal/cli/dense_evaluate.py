@@ -48,6 +48,8 @@ class DetectionEvaluate:
         if options.batch_size < 1:
             raise UsageError(f"--batch-size is 1 or more, got {options.batch_size}.")
         trained = load_detector(options.checkpoint, options=model_options(options.option))
+        for change in trained.changes:
+            note(change)
         trained.model.to(available_device(options.device))
         images = read_coco(
             options.data, options.images, masks=trained.model.has_masks, strict=options.strict
@@ -136,6 +138,8 @@ class SegmentationEvaluate:
         _require_targets(options.report, options.json)
         inference = chosen_look(options)
         trained = load_segmenter(options.checkpoint, options=model_options(options.option))
+        for change in trained.changes:
+            note(change)
         trained.model.to(available_device(options.device))
         card = trained.card
         folder = read_mask_folder(options.data, splits=(options.split,), strict=options.strict)

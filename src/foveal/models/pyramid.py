@@ -89,14 +89,15 @@ class OnPyramid(nn.Module):
         """The backbone."""
         return next(module for module in self.modules() if isinstance(module, Pyramid))
 
-    def _prefix(self) -> str:
+    def backbone_prefix(self) -> str:
+        """What the keys of the backbone's weights start with, its dot included."""
         inside = self.pyramid().model
         return next(f"{name}." for name, module in self.named_modules() if module is inside)
 
     def group_matcher(self, coarse: bool = False) -> Mapping[str, Any]:
         """timm's patterns of the backbone's layers, below the prefix that they have here."""
         model: Any = self.pyramid().model
-        prefix = self._prefix().replace(".", r"\.")
+        prefix = self.backbone_prefix().replace(".", r"\.")
 
         def below(pattern: str) -> str:
             # All alternatives, as in timm's "^conv1|bn1", and not the first alone.
@@ -112,7 +113,7 @@ class OnPyramid(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """The backbone's exemptions."""
         own: Any = getattr(self.pyramid().model, "no_weight_decay", set)
-        return {self._prefix() + pattern for pattern in own()}
+        return {self.backbone_prefix() + pattern for pattern in own()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass."""
