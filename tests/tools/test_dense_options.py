@@ -8,30 +8,12 @@ import torch
 from torch import Tensor
 
 from foveal.errors import CheckpointError
-from foveal.tools.dense import DenseCard, load_segmenter
-from foveal.train.checkpoint import write_weights
-from tests.models.families import SHALLOW, stir
+from foveal.tools.dense import load_segmenter
+from foveal.tools.scene_modes import judge_modes
+from foveal.tools.scenes import SceneSettings
+from tests.tasks.segmentation.small_segmenters import write_segmenter
 
 IMAGES = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-
-
-def saved(folder: Path, backbone: str, **options: Any) -> Path:
-    """A segmenter as a run leaves it, every weight away from its initial zero or one."""
-    card = DenseCard(
-        task="segmentation",
-        head="semantic_fpn",
-        model=backbone,
-        options={**SHALLOW[backbone], **options},
-        head_options={"pyramid_channels": 16, "channels": 32},
-        classes=("sky", "house", "road"),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-    )
-    torch.manual_seed(0)
-    model = card.build()
-    stir(model.pyramid())
-    write_weights(folder / "best.safetensors", model.state_dict(), card.to_metadata())
-    return folder
 
 
 def scores(model: Any, images: Tensor = IMAGES) -> Tensor:
@@ -41,7 +23,7 @@ def scores(model: Any, images: Tensor = IMAGES) -> Tensor:
 
 def test_transnext_extrapolates_or_interpolates_as_asked(tmp_path: Path) -> None:
     """Its bias differs at other sizes than the calibrated one, and only there."""
-    run = saved(tmp_path, "transnext_micro", pretrain_size=64)
+    run = write_segmenter(tmp_path, "transnext_micro", pretrain_size=64)
     plain = load_segmenter(run)
     asked = {
         mode: load_segmenter(run, options={"position_bias": mode})
@@ -57,7 +39,7 @@ def test_transnext_extrapolates_or_interpolates_as_asked(tmp_path: Path) -> None
 
 
 def test_larger_focal_kernels_after_training_compute_the_same(tmp_path: Path) -> None:
-    run = saved(tmp_path, "focalnet_tiny_srf")
+    run = write_segmenter(tmp_path, "focalnet_tiny_srf")
     plain = load_segmenter(run)
     larger = load_segmenter(run, options={"focal_windows": [11, 9, 9, 7]})
     assert larger.card.options["focal_windows"] == [11, 9, 9, 7]
@@ -66,13 +48,32 @@ def test_larger_focal_kernels_after_training_compute_the_same(tmp_path: Path) ->
 
 
 def test_dat_tables_of_another_side_are_resized(tmp_path: Path) -> None:
-    run = saved(tmp_path, "dat_tiny")
+    run = write_segmenter(tmp_path, "dat_tiny")
     larger = load_segmenter(run, options={"img_size": 384})
     assert any("position table resized bicubically" in change for change in larger.changes)
     assert scores(larger.model).isfinite().all()
 
 
 def test_options_of_another_network_are_refused(tmp_path: Path) -> None:
-    run = saved(tmp_path, "focalnet_tiny_srf")
+    run = write_segmenter(tmp_path, "focalnet_tiny_srf")
     with pytest.raises(CheckpointError, match="are not those of semantic_fpn on focalnet_tiny_srf"):
         load_segmenter(run, options={"embed_dim": 32})
+
+
+def test_modes_are_judged_one_after_the_other(tmp_path: Path) -> None:
+    """Each on every image with weights left alone, and told of as one long evaluation."""
+    trained = load_segmenter(write_segmenter(tmp_path, "transnext_micro", pretrain_size=32))
+    before = {key: value.clone() for key, value in trained.model.state_dict().items()}
+    labels = torch.arange(96).expand(1, 64, 96) // 32
+    batches = [{"image": IMAGES, "label": labels, "name": ["a"]}] * 2
+    told: list[int] = []
+    settings = SceneSettings(mean=(0.5,) * 3, std=(0.25,) * 3, on_image=told.append)
+    rows = judge_modes(trained, batches, settings)
+    assert [(row.mode, row.num_images) for row in rows] == [
+        ("extrapolated", 2),
+        ("interpolated", 2),
+    ]
+    assert told == [1, 2, 3, 4]
+    assert rows[0].miou != rows[1].miou and rows[0].aacc != rows[1].aacc
+    assert "position_bias" not in trained.card.options
+    assert all(torch.equal(v, before[k]) for k, v in trained.model.state_dict().items())
