@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -119,3 +120,28 @@ class OnPyramid(nn.Module):
         """Recompute the backbone's blocks in the backward pass."""
         model: Any = self.pyramid().model
         model.set_grad_checkpointing(enable)
+
+    def reaching_all(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses, with gradients for every parameter where several processes train.
+
+        What a batch has no use for, such as the noised objects of images without any, has no
+        gradient, and DistributedDataParallel would wait for it forever. There it gets one of zeros;
+        a process alone is left as it is.
+        """
+        if not (torch.is_grad_enabled() and _num_processes() > 1):
+            return losses
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if any(hasattr(parameter, "device_mesh") for parameter in trained):
+            # Sharded weights (FSDP) need no gradient, and cannot be taken apart.
+            return losses
+        # The sum of no elements: zero whatever the weights are, with gradients of zeros.
+        nothing = [parameter.flatten()[:0].sum() for parameter in trained]
+        name, first = next(iter(losses.items()))
+        return {**losses, name: first + sum(part.to(first) for part in nothing)}
+
+
+def _num_processes() -> int:
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size()
