@@ -70,15 +70,17 @@ def main(head: str, folder: Path) -> None:
     detects = head in HEADS
     create = create_detector if detects else create_segmenter
     model = create(head, BACKBONE, 3, backbone_options=SHALLOW[BACKBONE], **OPTIONS[head])
-    task = Detection(3) if detects else Segmentation(3)
+    task: Any = Detection(3) if detects else Segmentation(3)
     losses: list[float] = []
 
+    plain = task.loss
+
     def kept(*given: Any) -> torch.Tensor:
-        loss = type(task).loss(task, *given)
+        loss = plain(*given)
         losses.append(loss.item())
         return loss
 
-    setattr(task, "loss", kept)  # noqa: B010
+    task.loss = kept
     run = RunFolder(folder / "run")
     (folder / "run").mkdir(exist_ok=True)
     batches = scenes(rank)

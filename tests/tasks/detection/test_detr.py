@@ -372,7 +372,7 @@ def test_parameters_without_use_get_gradients_where_several_processes_train(
 ) -> None:
     """DDP would wait for them; a process alone has the gradients that the losses give."""
 
-    def gradients(count: int) -> dict[str, Tensor | None]:
+    def gradients(count: int) -> dict[str, Any]:
         monkeypatch.setattr("foveal.models.pyramid._num_processes", lambda: count)
         model = detector("d_fine").train()
         model.pyramid().model.stem.requires_grad_(False)
