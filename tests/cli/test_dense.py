@@ -15,6 +15,7 @@ from foveal.cli.main import main
 from tests.cli.conftest import Foveal
 from tests.data import coco_files
 from tests.data.scenes import CLASSES, write_mask_folder
+from tests.tasks.segmentation.small_segmenters import write_segmenter
 
 SMALL = ["--model=focalnet_tiny_srf", "--option=embed_dim=16", "--option=depths=[1,1,1,1]"]
 SHORT = ["--epochs=1", "--batch-size=2", "--workers=0", "--scales=[64]", "--log-every=1"]
@@ -276,3 +277,42 @@ def test_help_of_a_task_has_its_flags(foveal: Foveal) -> None:
     assert "--val-data" in foveal("train", "--task", "detection", "--help").out
     assert "--val-data" not in foveal("train", "--help").out
     assert "--window" in foveal("eval", "--task=segmentation", "--help").out
+
+
+def test_modes_of_transnext_side_by_side(foveal: Foveal, scenes: Path, tmp_path: Path) -> None:
+    """The rows are what each --option gives alone, and they differ."""
+    run = write_segmenter(tmp_path, "transnext_micro", pretrain_size=16)
+    command = ["eval", "--task=segmentation", "--checkpoint", run, "--data", scenes]
+    both = foveal(*command, "--modes", "--json", tmp_path / "modes.json")
+    assert both.code == 0, both.err
+    table = [line.split("\t") for line in both.out.splitlines()]
+    assert table[0] == ["mode", "mIoU", "mAcc", "aAcc"]
+    assert [row[0] for row in table[1:]] == ["extrapolated", "interpolated"]
+    rows = json.loads((tmp_path / "modes.json").read_text())["modes"]
+    for row, shown, mode in zip(rows, table[1:], ("extrapolate", "interpolate"), strict=True):
+        alone = foveal(*command, f"--option=position_bias={mode}", "--json", "-")
+        figures = json.loads(alone.out)
+        assert [row[key] for key in ("miou", "macc", "aacc")] == pytest.approx(
+            [figures[key] for key in ("miou", "macc", "aacc")]
+        )
+        assert shown[1:] == [f"{row[key]:.2f}" for key in ("miou", "macc", "aacc")]
+        assert row["num_images"] == len(figures["images"]) == 2
+    assert rows[0]["miou"] != rows[1]["miou"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--report=page.html"], "--modes gives a table and no page"),
+        (["--option=position_bias=interpolate"], "--modes sets position_bias itself"),
+        ([], "focalnet_tiny_srf meets every size in one way"),
+    ],
+)
+def test_modes_only_where_there_are_some(
+    foveal: Foveal, segmenter: Path, scenes: Path, flags: list[str], sentence: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", "--task=segmentation", "--checkpoint", segmenter, "--data", scenes]
+    outcome = foveal(*command, "--modes", *flags)
+    assert outcome.code == 2 and sentence in outcome.err, outcome.err

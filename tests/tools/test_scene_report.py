@@ -71,6 +71,11 @@ def judged(wrong: list[int], shown: int = 2, **inference: Any) -> SceneEvaluatio
     return judge_scenes(Bands(), batches(wrong), CLASSES, settings)
 
 
+def test_where_none_is_to_be_shown_none_is_kept():
+    evaluation = judged([3, 0, 20], shown=0)
+    assert (evaluation.worst, evaluation.best) == ((), ()) and len(evaluation.ious) == 3
+
+
 def test_the_worst_and_the_best_are_kept_in_order():
     evaluation = judged([3, 0, 20, 10, 30, 1])
     assert [Path(scene.name).name[:7] for scene in evaluation.worst] == ["scene 4", "scene 2"]

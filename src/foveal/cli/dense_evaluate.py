@@ -1,6 +1,8 @@
 """`foveal eval --task detection|segmentation`: a network's figures on annotated images."""
 
 from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from foveal.cli.model_choice import add_option_argument
 from foveal.cli.progress import progress_bar
 from foveal.data.coco import read_coco
 from foveal.data.loader import eval_loader
-from foveal.data.mask_folder import SPLITS, read_mask_folder
+from foveal.data.mask_folder import SPLITS, LabelledScenes, read_mask_folder
 from foveal.errors import FovealError
 from foveal.files import require_writable
 from foveal.tasks.detection.average_precision import AveragePrecision
@@ -20,11 +22,12 @@ from foveal.tasks.detection.records import ImageRecord
 from foveal.tasks.detection.result import DetectionResult
 from foveal.tasks.detection.results_file import write_detections
 from foveal.tasks.segmentation.result import SegmentationResult
-from foveal.tools.dense import load_detector, load_segmenter
+from foveal.tools.dense import DenseCard, load_detector, load_segmenter
 from foveal.tools.judge_objects import judge_objects
 from foveal.tools.report.detection import DetectionReport, write_detection_report
 from foveal.tools.report.scenes import write_scene_report
-from foveal.tools.scenes import SceneSettings, judge_scenes
+from foveal.tools.scene_modes import MODES, ModeRow, judge_modes, require_modes
+from foveal.tools.scenes import SceneEvaluation, SceneSettings, judge_scenes
 from foveal.tools.segment import SegmentInference
 from foveal.tools.trained import available_device
 
@@ -50,6 +53,8 @@ class DetectionEvaluate:
         if options.batch_size < 1:
             raise UsageError(f"--batch-size is 1 or more, got {options.batch_size}.")
         trained = load_detector(options.checkpoint, options=model_options(options.option))
+        for change in trained.changes:
+            note(change)
         trained.model.to(available_device(options.device))
         images = read_coco(
             options.data, options.images, masks=trained.model.has_masks, strict=options.strict
@@ -132,55 +137,109 @@ class SegmentationEvaluate:
         add = parser.add_argument
         add("--split", choices=list(SPLITS), default="val", help="of it (default: val)")
         add_look_arguments(parser)
+        add(
+            "--modes",
+            action="store_true",
+            help="TransNeXt's position bias extrapolated and interpolated, side by side",
+        )
 
     def run(self, options: Namespace) -> None:
         """Judge, show and write."""
         _require_targets(options.report, options.json)
         inference = chosen_look(options)
-        trained = load_segmenter(options.checkpoint, options=model_options(options.option))
+        chosen = model_options(options.option)
+        if options.modes:
+            _require_modes_alone(options, chosen)
+        trained = load_segmenter(options.checkpoint, options=chosen)
+        for change in trained.changes:
+            note(change)
+        if options.modes:
+            require_modes(trained)
         trained.model.to(available_device(options.device))
-        card = trained.card
-        folder = read_mask_folder(options.data, splits=(options.split,), strict=options.strict)
-        if (folder.classes, folder.ignore_index) != (card.classes, card.ignore_index):
-            raise FovealError(
-                f"The segmenter knows the classes {', '.join(card.classes)}, ignoring "
-                f"{card.ignore_index}, and {options.data} has {', '.join(folder.classes)}, "
-                f"ignoring {folder.ignore_index}; judge it by labels of the same classes."
-            )
-        scenes = folder.split(options.split)
-        if scenes.problems:
-            note(str(scenes.problems))
-        loader = eval_loader(scenes.dataset(card.transform()), batch_size=1, workers=2)
+        scenes = _scenes_for(trained.card, options)
+        loader = eval_loader(scenes.dataset(trained.card.transform()), batch_size=1, workers=2)
+        total = len(scenes) * (len(MODES) if options.modes else 1)
         with progress_bar("scenes") as advance:
             settings = SceneSettings(
-                mean=card.mean,
-                std=card.std,
+                mean=trained.card.mean,
+                std=trained.card.std,
                 inference=inference,
-                on_image=lambda done: advance(done, len(scenes)),
+                on_image=lambda done: advance(done, total),
             )
-            evaluation = judge_scenes(
-                trained.model, loader, card.classes, settings, ignore_index=card.ignore_index
+            outcome = (
+                judge_modes(trained, loader, settings)
+                if options.modes
+                else judge_scenes(
+                    trained.model,
+                    loader,
+                    trained.card.classes,
+                    settings,
+                    ignore_index=trained.card.ignore_index,
+                )
             )
-        result = evaluation.result
-        if options.json != "-":
-            _show_scenes(result)
-        if options.json is not None:
-            write_json(
-                options.json,
-                {
-                    "miou": result.miou,
-                    "macc": result.macc,
-                    "aacc": result.aacc,
-                    "per_class": [
-                        {"name": c.name, "iou": c.iou, "accuracy": c.accuracy}
-                        for c in result.per_class()
-                    ],
-                    "images": dict(evaluation.ious),
-                },
-            )
-        if options.report is not None:
-            subject = f"{card.head} on {card.model}"
-            write_scene_report(evaluation, Path(options.report), subject=subject)
+        if isinstance(outcome, SceneEvaluation):
+            _show_evaluation(outcome, trained.card, options)
+        else:
+            _show_modes(outcome, trained.card, options)
+
+
+def _require_modes_alone(options: Namespace, chosen: dict[str, Any]) -> None:
+    if options.report is not None:
+        raise UsageError(
+            "--modes gives a table and no page; leave out --report, or --modes, and choose a mode "
+            "with --option position_bias=interpolate."
+        )
+    if "position_bias" in chosen:
+        raise UsageError("--modes sets position_bias itself; leave out one of the two.")
+
+
+def _scenes_for(card: DenseCard, options: Namespace) -> LabelledScenes:
+    """The scenes of the asked split, whose classes must be the segmenter's."""
+    folder = read_mask_folder(options.data, splits=(options.split,), strict=options.strict)
+    if (folder.classes, folder.ignore_index) != (card.classes, card.ignore_index):
+        raise FovealError(
+            f"The segmenter knows the classes {', '.join(card.classes)}, ignoring "
+            f"{card.ignore_index}, and {options.data} has {', '.join(folder.classes)}, "
+            f"ignoring {folder.ignore_index}; judge it by labels of the same classes."
+        )
+    scenes = folder.split(options.split)
+    if scenes.problems:
+        note(str(scenes.problems))
+    return scenes
+
+
+def _show_modes(rows: Sequence[ModeRow], card: DenseCard, options: Namespace) -> None:
+    if options.json != "-":
+        note(f"{rows[0].num_images} scenes; {card.head} on {card.model}, the same weights.")
+        show_table(
+            ("mode", "mIoU", "mAcc", "aAcc"),
+            [(r.mode, *(f"{value:.2f}" for value in (r.miou, r.macc, r.aacc))) for r in rows],
+        )
+    if options.json is not None:
+        write_json(options.json, {"modes": [asdict(row) for row in rows]})
+
+
+def _show_evaluation(evaluation: SceneEvaluation, card: DenseCard, options: Namespace) -> None:
+    result = evaluation.result
+    if options.json != "-":
+        _show_scenes(result)
+    if options.json is not None:
+        write_json(
+            options.json,
+            {
+                "miou": result.miou,
+                "macc": result.macc,
+                "aacc": result.aacc,
+                "per_class": [
+                    {"name": c.name, "iou": c.iou, "accuracy": c.accuracy}
+                    for c in result.per_class()
+                ],
+                "images": dict(evaluation.ious),
+            },
+        )
+    if options.report is not None:
+        subject = f"{card.head} on {card.model}"
+        write_scene_report(evaluation, Path(options.report), subject=subject)
 
 
 def _percent(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -102,14 +103,15 @@ class OnPyramid(nn.Module):
         """The backbone."""
         return next(module for module in self.modules() if isinstance(module, Pyramid))
 
-    def _prefix(self) -> str:
+    def backbone_prefix(self) -> str:
+        """What the keys of the backbone's weights start with, its dot included."""
         inside = self.pyramid().model
         return next(f"{name}." for name, module in self.named_modules() if module is inside)
 
     def group_matcher(self, coarse: bool = False) -> Mapping[str, Any]:
         """timm's patterns of the backbone's layers, below the prefix that they have here."""
         model: Any = self.pyramid().model
-        prefix = self._prefix().replace(".", r"\.")
+        prefix = self.backbone_prefix().replace(".", r"\.")
 
         def below(pattern: str) -> str:
             # All alternatives, as in timm's "^conv1|bn1", and not the first alone.
@@ -125,9 +127,34 @@ class OnPyramid(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """The backbone's exemptions."""
         own: Any = getattr(self.pyramid().model, "no_weight_decay", set)
-        return {self._prefix() + pattern for pattern in own()}
+        return {self.backbone_prefix() + pattern for pattern in own()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's blocks in the backward pass."""
         model: Any = self.pyramid().model
         model.set_grad_checkpointing(enable)
+
+    def reaching_all(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses, with gradients for every parameter where several processes train.
+
+        What a batch has no use for, such as the noised objects of images without any, has no
+        gradient, and DistributedDataParallel would wait for it forever. There it gets one of zeros;
+        a process alone is left as it is.
+        """
+        if not (torch.is_grad_enabled() and _num_processes() > 1):
+            return losses
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if any(hasattr(parameter, "device_mesh") for parameter in trained):
+            # Sharded weights (FSDP) need no gradient, and cannot be taken apart.
+            return losses
+        # The sum of no elements: zero whatever the weights are, with gradients of zeros.
+        nothing = [parameter.flatten()[:0].sum() for parameter in trained]
+        name, first = next(iter(losses.items()))
+        return {**losses, name: first + sum(part.to(first) for part in nothing)}
+
+
+def _num_processes() -> int:
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size()

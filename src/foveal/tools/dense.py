@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from foveal.data.joint_transforms import (
     JointAugmentation,
@@ -16,6 +17,8 @@ from foveal.data.joint_transforms import (
     segmentation_transforms,
 )
 from foveal.errors import CheckpointError, first_line
+from foveal.models.adapt import adapt
+from foveal.models.pyramid import OnPyramid
 from foveal.tasks.detection.contract import Detector
 from foveal.tasks.detection.heads import create_detector
 from foveal.tasks.segmentation.contract import Segmenter
@@ -110,11 +113,13 @@ class TrainedDense(Generic[Network]):
         model: in eval mode.
         card: what it is.
         source: the file its weights come from.
+        changes: what was done to the weights to make them fit other options, in sentences.
     """
 
     model: Network
     card: DenseCard
     source: str
+    changes: tuple[str, ...] = ()
 
 
 def load_detector(
@@ -125,14 +130,14 @@ def load_detector(
     Args:
         path: of it.
         options: of the backbone, in place of those that it was trained with, such as
-            `position_bias`.
+            `position_bias`; weights are adapted to others of `focal_windows` or `img_size`.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it holds something else.
     """
-    model, card, source = _load(path, "detection", options)
+    model, card, source, changes = _load(path, "detection", options)
     assert isinstance(model, Detector)
-    return TrainedDense(model, card, source)
+    return TrainedDense(model, card, source, changes)
 
 
 def load_segmenter(
@@ -143,31 +148,46 @@ def load_segmenter(
     Args:
         path: of it.
         options: of the backbone, in place of those that it was trained with, such as
-            `position_bias`.
+            `position_bias`; weights are adapted to others of `focal_windows` or `img_size`.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it holds something else.
     """
-    model, card, source = _load(path, "segmentation", options)
+    model, card, source, changes = _load(path, "segmentation", options)
     assert isinstance(model, Segmenter)
-    return TrainedDense(model, card, source)
+    return TrainedDense(model, card, source, changes)
 
 
 def _load(
     path: str | os.PathLike[str], task: Task, options: Mapping[str, Any] | None
-) -> tuple[Detector | Segmenter, DenseCard, str]:
+) -> tuple[Detector | Segmenter, DenseCard, str, tuple[str, ...]]:
     file = find_checkpoint(path)
     card = _read_card(file, task)
     card = replace(card, options={**card.options, **(options or {})})
     model = card.build()
+    changes: tuple[str, ...] = ()
     try:
-        model.load_state_dict(load_file(file))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        weights = load_file(file)
+        if options:
+            weights, changes = _adapted(weights, model)
+        model.load_state_dict(weights)
+    except (OSError, RuntimeError, SafetensorError, CheckpointError) as error:
         raise CheckpointError(
             f"The weights in {file} are not those of {card.head} on {card.model}: "
             f"{first_line(error)}"
         ) from error
-    return model.eval(), card, str(file)
+    return model.eval(), card, str(file), changes
+
+
+def _adapted(
+    weights: Mapping[str, Tensor], model: OnPyramid
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights with those of the backbone made to fit, and what that took."""
+    prefix = model.backbone_prefix()
+    inside = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    fitted = adapt(inside, model.pyramid().model)
+    backbone = {prefix + key: value for key, value in fitted.state_dict.items()}
+    return {**weights, **backbone}, tuple(fitted.sentences())
 
 
 def _read_card(file: Path, task: Task) -> DenseCard:

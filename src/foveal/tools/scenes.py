@@ -149,8 +149,8 @@ class _Extremes:
 
     def offer(self, candidate: _Candidate) -> None:
         ranked = sorted([*self.kept, candidate], key=lambda kept: kept.iou)
-        ends = 2 * self.count
-        self.kept = ranked if len(ranked) <= ends else ranked[: self.count] + ranked[-self.count :]
+        left = len(ranked) - self.count
+        self.kept = ranked if left <= self.count else ranked[: self.count] + ranked[left:]
 
     def scenes(
         self, settings: SceneSettings

@@ -364,3 +364,27 @@ def test_a_few_photographs_are_learned_by_heart(head: str) -> None:
         optimizer.step()
         schedule.step()
     assert map50(model, pictures, wanted) >= 0.5
+
+
+@pytest.mark.parametrize("processes", (1, 2))
+def test_parameters_without_use_get_gradients_where_several_processes_train(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDP would wait for them; a process alone has the gradients that the losses give."""
+
+    def gradients(count: int) -> dict[str, Any]:
+        monkeypatch.setattr("foveal.models.pyramid._num_processes", lambda: count)
+        model = detector("d_fine").train()
+        model.pyramid().model.stem.requires_grad_(False)
+        torch.manual_seed(0)
+        summed(model(images(), [no_objects(), no_objects()])).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    plain, got = gradients(1), gradients(processes)
+    idle = [name for name, grad in plain.items() if grad is None]
+    assert idle == ["network.model.denoising_class_embed.weight"]
+    for name, grad in got.items():
+        if name in idle:
+            assert grad is None if processes == 1 else grad is not None and not grad.any()
+        else:
+            assert torch.equal(grad, plain[name]), name

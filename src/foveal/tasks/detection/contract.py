@@ -68,7 +68,9 @@ class Detector(OnPyramid, ABC):
         self, images: Sequence[Image], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[Found]:
         """Normalised images of any sizes, and their objects while training."""
-        return self.find(images) if targets is None else self.losses(images, targets)
+        if targets is None:
+            return self.find(images)
+        return self.reaching_all(self.losses(images, targets))
 
     @abstractmethod
     def losses(self, images: Sequence[Image], targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -28,7 +28,9 @@ class Segmenter(OnPyramid, ABC):
         self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, "b h w"] | None = None
     ) -> dict[str, Tensor] | Float[Tensor, "b classes h w"]:
         """Normalised images of any size, and the class of every pixel while training."""
-        return self.scores(images) if labels is None else self.losses(images, labels)
+        if labels is None:
+            return self.scores(images)
+        return self.reaching_all(self.losses(images, labels))
 
     @abstractmethod
     def losses(
