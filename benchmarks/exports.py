@@ -170,6 +170,7 @@ def main() -> None:
         for row in measure(given.worker[0], given.worker[1:]):
             print(json.dumps(row), flush=True)
         return
+    broken: list[str] = []
     for name, formats in wanted(given.only):
         rows = read_rows()
         left = [f for f in formats if (name, f) not in rows and f in given.formats.split(",")]
@@ -186,6 +187,10 @@ def main() -> None:
                     rows = {**read_rows(), (name, row["format"]): row}
                     save(rows)
                     print("  ", row["format"], row.get("fault", row.get("worst_error")), flush=True)
+        if worker.returncode:
+            broken.append(name)
+    if broken:
+        sys.exit(f"Ended before their rows were whole: {', '.join(broken)}.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from foveal.cli.arguments import UsageError, model_options
 from foveal.cli.console import note, show_table, write_json
 from foveal.cli.model_choice import add_option_argument
 from foveal.cli.progress import progress_bar
-from foveal.data.coco import read_coco
+from foveal.data.coco import read_coco, require_objects
 from foveal.data.loader import eval_loader
 from foveal.data.mask_folder import SPLITS, LabelledScenes, read_mask_folder
 from foveal.errors import FovealError
@@ -59,6 +59,7 @@ class DetectionEvaluate:
         images = read_coco(
             options.data, options.images, masks=trained.model.has_masks, strict=options.strict
         )
+        require_objects(images, options.data, trained.model.has_masks)
         if images.problems:
             note(str(images.problems))
         with progress_bar("images") as advance:

@@ -134,8 +134,11 @@ def fit(run_: TrainingRun[Any]) -> TrainResult:
         return run_.fit()
     except KeyboardInterrupt as stop:
         state = run_.folder.latest_state()
-        saved = "nothing was saved yet" if state is None else f"{state} holds the newest state"
-        raise KeyboardInterrupt(f"Stopped; {saved}. Go on with --resume.") from stop
+        if state is None:
+            raise KeyboardInterrupt("Stopped; nothing was saved yet.") from stop
+        raise KeyboardInterrupt(
+            f"Stopped; {state} holds the newest state. Go on with --resume."
+        ) from stop
 
 
 def given_flags(argv: Sequence[str]) -> dict[str, Any]:

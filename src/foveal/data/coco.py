@@ -66,7 +66,7 @@ def read_detection_images(
     if strict:
         require_no_problems(trained.problems, held.problems)
     for part, path in ((trained, train), (held, val)):
-        _require_objects(part, path, masks)
+        require_objects(part, path, masks)
     held = _as_in_training(held, trained, (train, val))
     return DetectionImages(trained.classes, trained.category_ids, trained, held)
 
@@ -108,7 +108,14 @@ def _image(entry: ImageEntry, objects: Sequence[ObjectEntry], masks: bool) -> An
     )
 
 
-def _require_objects(part: AnnotatedImages, path: str | Path, masks: bool) -> None:
+def require_objects(part: AnnotatedImages, path: str | Path, masks: bool) -> None:
+    """Raise if there is nothing to learn or to judge by.
+
+    Args:
+        part: what was read.
+        path: the file that it was read from.
+        masks: whether objects needed one.
+    """
     if part.num_objects:
         return
     what = "object with a mask" if masks else "object"

@@ -92,13 +92,9 @@ class DenseRun(TrainingRun[Config]):
     def amounts(self) -> str:
         """How much there is to train on and to judge by, in words."""
 
+    @abstractmethod
     def transform(self, train: bool) -> JointTransform:
         """From a picture and its annotations to the network's."""
-        if isinstance(self.config, DetectionConfig):
-            return detection_transforms(self.mean, self.std, self.config.augmentation, train)
-        return segmentation_transforms(
-            self.mean, self.std, self.config.augmentation, train, self.card().ignore_index
-        )
 
     def _create_model(self) -> OnPyramid:
         """The network; what a resumed run starts from is in its state."""
@@ -184,6 +180,10 @@ class DetectionRun(DenseRun[DetectionConfig]):
             f"images, {val.num_objects:,} in {len(val):,} more to judge by"
         )
 
+    def transform(self, train: bool) -> JointTransform:
+        """From a picture and its objects to the network's."""
+        return detection_transforms(self.mean, self.std, self.config.augmentation, train)
+
     def loaders(self) -> tuple[Any, Any]:
         """This process's batches to train on, and to judge by."""
         train = self.config.train
@@ -237,6 +237,11 @@ class SegmentationRun(DenseRun[SegmentationConfig]):
             f"{len(train):,} scenes of {len(self.data.classes)} classes, {len(val):,} more to "
             "judge by"
         )
+
+    def transform(self, train: bool) -> JointTransform:
+        """From a picture and its labels to the network's."""
+        augmentation, ignored = self.config.augmentation, self.data.ignore_index
+        return segmentation_transforms(self.mean, self.std, augmentation, train, ignored)
 
     def loaders(self) -> tuple[Any, Any]:
         """This process's batches to train on; to judge by, one scene at a time."""

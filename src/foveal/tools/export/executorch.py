@@ -43,7 +43,7 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
             constant_methods=metadata,
         )
-        path.write_bytes(lowered.to_executorch().buffer)
+        written = lowered.to_executorch().buffer
     except Exception as error:
         sizes = " for images of any size" if is_dynamic else ""
         hint = "--fixed exports it for one" if is_dynamic else "--format onnx does"
@@ -51,6 +51,7 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
             f"ExecuTorch cannot lower {subject.metadata['model']}{sizes}: {first_line(error)}; "
             f"{hint}."
         ) from error
+    path.write_bytes(written)
 
 
 def _plain(program: ExportedProgram) -> ExportedProgram:
