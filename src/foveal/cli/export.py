@@ -57,7 +57,8 @@ def run(options: Namespace) -> None:
     ]
     show_table(("image", "difference from the network"), rows)
     note(
-        f"{export.files[0]}: {trained.card.model}, sizes: {export.sizes}; {export.megabytes:.1f} MB"
+        f"{export.files[0]}: {trained.card.model} for images of {export.sizes}, "
+        f"{export.megabytes:.1f} MB"
         f"{' with what lies beside it' if len(export.files) > 1 else ''}; largest difference "
         f"{export.worst_error:.1e} of the largest output."
     )

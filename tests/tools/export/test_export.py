@@ -81,7 +81,7 @@ def test_executorch_of_one_size_says_what_it_is(tmp_path: Path) -> None:
     options = ExportOptions(image_size=(64, 96), batch_size=1, dynamic=False)
     file = tmp_path / "a.pte"
     export = export_model(trained("efficientmod_xxs"), file, "executorch", options)
-    assert export.worst_error < 2e-5 and export.sizes == "this one"
+    assert export.worst_error < 2e-5 and export.sizes == "this size alone"
     said = Runtime.get().load_program(file).load_method("metadata_classes")
     assert said is not None and said.execute([])[0].splitlines() == list(CLASSES)
 
@@ -89,7 +89,7 @@ def test_executorch_of_one_size_says_what_it_is(tmp_path: Path) -> None:
 def test_a_format_that_plans_its_memory_has_a_largest_size() -> None:
     options = replace(SMALL, bounded=True)
     assert options.largest == (4, 192, 192) and SMALL.largest is None
-    assert options.sizes == "any from 64 to 192 × 192, up to 4 images"
+    assert options.sizes == "any size from 64 to 192 × 192 pixels, up to 4 at a time"
     program = program_of(subject_of(trained("efficientmod_xxs"), options))
     bounds = {(int(r.lower), int(r.upper)) for r in program.range_constraints.values()}
     assert (64, 192) in bounds

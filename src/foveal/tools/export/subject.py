@@ -56,11 +56,12 @@ class ExportOptions:
     def sizes(self) -> str:
         """The sizes that the file takes, in words."""
         if not self.dynamic:
-            return "this one"
+            return "this size alone"
         if self.largest is None:
-            return f"any from {SMALLEST_DYNAMIC}"
+            return f"any size from {SMALLEST_DYNAMIC} pixels"
         images, height, width = self.largest
-        return f"any from {SMALLEST_DYNAMIC} to {height} × {width}, up to {images} images"
+        most = f"{height} × {width} pixels, up to {images} at a time"
+        return f"any size from {SMALLEST_DYNAMIC} to {most}"
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
