@@ -235,7 +235,10 @@ def test_a_slider_moves_through_heads_and_levels(page: Any):
         assert focal.get_by_label(re.compile(": of$")).input_value() == name
     assert len(seen) == 3
     focal.get_by_label(re.compile(": of$")).select_option("level 1")
-    assert slider.input_value() == "0"
+    # The page draws with the next frame, which a busy machine takes its time over.
+    from playwright.sync_api import expect
+
+    expect(slider).to_have_value("0")
 
 
 def test_views_and_labels_are_chosen_and_kept(page: Any):
