@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from foveal.data.dataset import seeded
+from foveal.data.joint_augmentation import DetectionAugmentation, SegmentationAugmentation
 from foveal.data.joint_transforms import (
-    JointAugmentation,
     JointTransform,
     detection_transforms,
     scaled_size,
@@ -28,9 +28,10 @@ IDENTITY = ((0.0,) * 3, (1.0,) * 3)
 # Colour, box: each object has a channel to itself.
 OBJECTS = {0: (12, 20, 60, 50), 2: (75, 40, 110, 85)}
 
-STILL = JointAugmentation(
+STILL = DetectionAugmentation(
     scales=(HEIGHT,), max_side=None, hflip=0.0, eval_scale=None, eval_max_side=None
 )
+STILL_SCENES = SegmentationAugmentation(scales=(HEIGHT,), max_side=None, jitter=None, hflip=0.0)
 RANDOM = {
     "multi-scale": replace(STILL, scales=(64, 96, 150), max_side=180),
     "flip": replace(STILL, hflip=1.0),
@@ -223,7 +224,7 @@ def coordinates() -> tuple[Image.Image, dict[str, Any]]:
 
 @pytest.mark.parametrize("crop", [(48, 64), (64, 200), (120, 48), (100, 140)])
 def test_labels_of_a_crop_are_those_of_its_pixels_and_the_rest_is_ignored(crop: tuple[int, int]):
-    config = replace(STILL, crop=crop, hflip=0.5)
+    config = replace(STILL_SCENES, crop=crop, hflip=0.5)
     mean = (0.5, 0.4, 0.3)
     transform = segmentation_transforms(mean, (0.2, 0.3, 0.4), config, True, 255)
     places = set()
@@ -242,7 +243,7 @@ def test_labels_of_a_crop_are_those_of_its_pixels_and_the_rest_is_ignored(crop: 
 
 
 def test_jittered_labels_lie_where_their_pixels_do():
-    config = replace(STILL, scales=(60,), jitter=(0.5, 2.0), crop=(64, 64), hflip=0.5)
+    config = replace(STILL_SCENES, scales=(60,), jitter=(0.5, 2.0), crop=(64, 64), hflip=0.5)
     picture = painted()
     channels = torch.from_numpy(np.array(picture)).argmax(-1).to(torch.uint8)
     channels[torch.from_numpy(np.array(picture)).amax(-1) == 0] = 1
@@ -257,7 +258,7 @@ def test_jittered_labels_lie_where_their_pixels_do():
 @pytest.mark.parametrize("ignore_index", [255, 11, -100])
 def test_any_ignore_index_fills(ignore_index: int):
     transform = segmentation_transforms(
-        *IDENTITY, replace(STILL, crop=(100, 130)), True, ignore_index
+        *IDENTITY, replace(STILL_SCENES, crop=(100, 130)), True, ignore_index
     )
     _, target = transform(*coordinates())
     assert target["semantic"][-1, -1] == ignore_index and target["semantic"][0, 0] == 0
@@ -276,7 +277,7 @@ def halves() -> dict[str, Any]:
 
 
 def shares(ratio: float, target: dict[str, Any]) -> list[float]:
-    config = replace(STILL, crop=(60, 60), cat_max_ratio=ratio)
+    config = replace(STILL_SCENES, crop=(60, 60), cat_max_ratio=ratio)
     transform = segmentation_transforms(*IDENTITY, config, True, 255)
     return [share(moved["semantic"]) for _, moved in draws(transform, painted(), target, 60)]
 
@@ -310,7 +311,9 @@ def test_colours_change_and_keep_their_channel():
 
 
 def test_judging_detection_resizes_and_draws_nothing():
-    config = JointAugmentation(eval_scale=180, eval_max_side=200, photometric=True, crop=(32, 32))
+    config = DetectionAugmentation(
+        eval_scale=180, eval_max_side=200, photometric=True, crop=(32, 32)
+    )
     transform = detection_transforms((0.5,) * 3, (0.25,) * 3, config, False)
     image, target = transform(painted(), objects())
     assert image.shape == (3, 150, 200)
@@ -327,7 +330,7 @@ def test_judging_keeps_the_size_where_no_scale_is_set_and_segmentation_always():
     assert image.shape == (3, HEIGHT, WIDTH)
     assert torch.equal(target["boxes"], given["boxes"].as_subclass(Tensor))
     picture, labels = coordinates()
-    image, target = segmentation_transforms(*IDENTITY, JointAugmentation(), False, 255)(
+    image, target = segmentation_transforms(*IDENTITY, SegmentationAugmentation(), False, 255)(
         picture, labels
     )
     assert torch.equal(target["semantic"], labels["semantic"].as_subclass(Tensor).long())
@@ -363,10 +366,10 @@ def test_results_are_plain_tensors_and_other_values_are_handed_through():
 
 
 def test_transforms_go_to_other_processes():
-    config = RANDOM["everything"]
+    scenes = replace(STILL_SCENES, crop=(90, 70), hflip=0.5, photometric=True)
     for transform in (
-        detection_transforms(*IDENTITY, config, True),
-        segmentation_transforms(*IDENTITY, config, True, 255),
+        detection_transforms(*IDENTITY, RANDOM["everything"], True),
+        segmentation_transforms(*IDENTITY, scenes, True, 255),
     ):
         assert pickle.dumps(transform)
 
@@ -390,9 +393,11 @@ def test_transforms_go_to_other_processes():
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str):
     with pytest.raises(OptionError, match=words):
-        JointAugmentation(**options)
+        known = SegmentationAugmentation if "cat_max_ratio" in options else DetectionAugmentation
+        known(**options)
 
 
 def test_segmentation_is_not_trained_without_a_crop():
+    nothing: Any = None
     with pytest.raises(OptionError, match="give crop a height and a width"):
-        segmentation_transforms(*IDENTITY, JointAugmentation(), True, 255)
+        SegmentationAugmentation(crop=nothing)

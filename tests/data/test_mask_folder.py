@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from foveal.data.joint_transforms import JointAugmentation, segmentation_transforms
+from foveal.data.joint_augmentation import SegmentationAugmentation
+from foveal.data.joint_transforms import segmentation_transforms
 from foveal.data.loader import eval_loader, train_loader
 from foveal.data.mask_folder import MaskFolder, read_mask_folder, write_classes
 from foveal.data.problems import AnnotationProblems
@@ -109,7 +110,10 @@ def test_more_than_256_classes(folder: Path):
             Image.fromarray(wide.astype(np.uint16)).save(path)
     data = read_mask_folder(folder, strict=True)
     transform = segmentation_transforms(
-        *PLAIN, JointAugmentation(scales=(64,), crop=(80, 96)), True, data.ignore_index
+        *PLAIN,
+        SegmentationAugmentation(scales=(64,), jitter=None, crop=(80, 96)),
+        True,
+        data.ignore_index,
     )
     label = data.split("train").dataset(transform)[0]["label"]
     assert label.unique().tolist() == [297, 298, 299, 65535]
@@ -282,7 +286,7 @@ def test_a_split_that_was_not_read_is_asked_for_in_vain(folder: Path):
 
 def test_training_batches_are_stacked_and_the_same_again(folder: Path):
     data = read_mask_folder(folder)
-    config = JointAugmentation(
+    config = SegmentationAugmentation(
         scales=(32, 40), max_side=None, jitter=(0.8, 1.5), crop=(32, 48), photometric=True
     )
     transform = segmentation_transforms(*PLAIN, config, True, data.ignore_index)
@@ -312,7 +316,9 @@ def test_judging_gives_whole_pictures_one_by_one(folder: Path):
     scene(9, (50, 36)).save(folder / "images" / "val" / "001.png")
     Image.fromarray(bands(9, (50, 36))).save(folder / "labels" / "val" / "001.png")
     data = read_mask_folder(folder, strict=True)
-    transform = segmentation_transforms(*PLAIN, JointAugmentation(), False, data.ignore_index)
+    transform = segmentation_transforms(
+        *PLAIN, SegmentationAugmentation(), False, data.ignore_index
+    )
     batches = list(eval_loader(data.split("val").dataset(transform), batch_size=1))
     assert [tuple(batch["image"].shape) for batch in batches] == [(1, 3, 32, 40), (1, 3, 36, 50)]
     for batch, expected in zip(batches, (bands(0), bands(9, (50, 36))), strict=True):

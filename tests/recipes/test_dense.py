@@ -10,17 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.data.joint_transforms import JointAugmentation
+from foveal.data.joint_augmentation import DetectionAugmentation
 from foveal.errors import FovealError, OptionError
 from foveal.recipes.config import from_dict
-from foveal.recipes.dense import DetectionRun, SegmentationRun
+from foveal.recipes.dense import DetectionRun
 from foveal.recipes.dense_catalogue import DENSE_TASKS
-from foveal.recipes.dense_config import DetectionConfig, DetectionData, SegmentationData
+from foveal.recipes.dense_config import DetectionConfig, DetectionData
 from foveal.recipes.detection import DETECTION_RECIPES, objects
-from foveal.recipes.segmentation import SEGMENTATION_RECIPES, scenes
+from foveal.recipes.segmentation import SEGMENTATION_RECIPES
 from foveal.train.optimization import create_optimizer
 from tests.data import coco_files
-from tests.data.scenes import write_mask_folder
 from tests.models.families import SHALLOW
 
 ALL = [(task, name) for task, kind in DENSE_TASKS.items() for name in kind.recipes]
@@ -62,7 +61,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> DetectionData:
 
 def small(cells: DetectionData, **changes: Any) -> DetectionConfig:
     config = objects("fcos", NAME)
-    augmentation = JointAugmentation(scales=(64,), max_side=128, eval_scale=64)
+    augmentation = DetectionAugmentation(scales=(64,), max_side=128, eval_scale=64)
     values: dict[str, Any] = {"data": cells, "options": SHALLOW[NAME], "augmentation": augmentation}
     return replace(config, **{**values, **changes})
 
@@ -107,18 +106,6 @@ def test_annotations_with_faults_are_named_and_refused_if_strict(tmp_path: Path)
     assert run.problems[0].total == 1 and "negative" in str(run.problems[0])
     with pytest.raises(FovealError, match="negative"):
         DetectionRun(small(replace(given, strict=True)), tmp_path / "other")
-
-
-def test_segmenters_need_a_crop(tmp_path: Path) -> None:
-    folder = write_mask_folder(tmp_path / "scenes")
-    config = replace(
-        scenes("semantic_fpn", NAME),
-        data=SegmentationData(path=str(folder)),
-        options=SHALLOW[NAME],
-        augmentation=JointAugmentation(),
-    )
-    with pytest.raises(OptionError, match="crop"):
-        SegmentationRun(config, tmp_path / "run").loaders()
 
 
 def test_options_with_settings_of_their_own_are_refused() -> None:

@@ -10,8 +10,8 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note
+from foveal.cli.runs import add_run_arguments, fit, given_flags, require_run, tell_end
 from foveal.cli.settings import add_settings, flat, nested, read_file, settings_of
-from foveal.cli.train import add_run_arguments, fit, given_flags
 from foveal.recipes.config import from_dict
 from foveal.recipes.dense import DenseRun
 from foveal.recipes.dense_catalogue import DENSE_TASKS, DenseTask
@@ -81,27 +81,15 @@ class DenseTrain:
         if options.print_config:
             print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
             return
-        if options.output is None:
-            raise UsageError("foveal train needs --output; see foveal train --help.")
-        if config.pretrained and config.checkpoint is not None:
-            raise UsageError("--checkpoint and --pretrained exclude each other; give one of them.")
+        require_run(options, config)
         run_ = self.task.run(
             config, options.output, resume=options.resume, overwrite=options.overwrite
         )
         _describe(run_)
         result = fit(run_)
-        if not run_.is_main:
-            return
-        if not result.finished:
-            note(
-                f"Asked to stop after step {result.steps}; the state is saved. Go on with --resume."
-            )
-            return
-        note(
-            f"Finished {result.steps} steps in {result.seconds:.0f} s, best {self.task.score}: "
-            f"{result.best_score:.3f}. Try: foveal predict IMAGE --task {self.task.name} "
-            f"--checkpoint {options.output} --output DIR"
-        )
+        best = f"best {self.task.score}: {result.best_score:.3f}"
+        then = f"foveal predict IMAGE --task {self.task.name} --checkpoint"
+        tell_end(run_, result, best, f"{then} {options.output} --output DIR")
 
 
 def _describe(run_: DenseRun[Any]) -> None:

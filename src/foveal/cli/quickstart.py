@@ -6,7 +6,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from foveal.cli.console import note, show_table
-from foveal.cli.train import describe, fit
+from foveal.cli.runs import fit
+from foveal.cli.train import describe
 from foveal.data.photographs import load_photographs
 from foveal.errors import MissingExtraError
 from foveal.files import atomic_path

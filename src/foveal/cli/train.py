@@ -9,13 +9,12 @@ from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
 from foveal.cli.console import note, skipped_note
+from foveal.cli.runs import add_run_arguments, fit, given_flags, require_run, tell_end
 from foveal.cli.settings import add_settings, flat, nested, read_file, settings_of
 from foveal.data.balance import class_balance
 from foveal.recipes.catalogue import RECIPES, configure, find_network, find_recipe
 from foveal.recipes.classification import ClassificationRun
 from foveal.recipes.config import ClassificationConfig, from_dict
-from foveal.recipes.run import TrainingRun
-from foveal.train.loop import TrainResult
 
 SUMMARY = "train a network on images, by a recipe"
 
@@ -38,16 +37,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.usage, parser.epilog = USAGE, DETAILS
     add_run_arguments(parser)
     add_settings(parser, ClassificationConfig)
-
-
-def add_run_arguments(parser: ArgumentParser) -> None:
-    """The flags of a run of any task, beside its settings."""
-    add = parser.add_argument
-    add("--output", metavar="DIR", help="folder for checkpoints and figures")
-    add("--resume", action="store_true", help="go on from what DIR holds, afresh if nothing")
-    add("--overwrite", action="store_true", help="replace an earlier run in DIR")
-    add("--config", metavar="FILE", help="YAML file of settings, which flags override")
-    add("--print-config", action="store_true", help="print all settings as YAML, and do nothing")
 
 
 def prepare(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
@@ -88,25 +77,16 @@ def run(options: Namespace) -> None:
     if options.print_config:
         print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
         return
-    for name, value in (("--data", config.data.path), ("--output", options.output)):
-        if value is None:
-            raise UsageError(f"foveal train needs {name}; see foveal train --help.")
-    if config.pretrained and config.checkpoint is not None:
-        raise UsageError("--checkpoint and --pretrained exclude each other; give one of them.")
+    if config.data.path is None:
+        raise UsageError("foveal train needs --data; see foveal train --help.")
+    require_run(options, config)
     run_ = ClassificationRun(
         config, options.output, resume=options.resume, overwrite=options.overwrite
     )
     describe(run_)
     result = fit(run_)
-    if not run_.is_main:
-        return
-    if not result.finished:
-        note(f"Asked to stop after step {result.steps}; the state is saved. Go on with --resume.")
-        return
-    note(
-        f"Finished {result.steps} steps in {result.seconds:.0f} s, best top-1 "
-        f"{result.best_score:.2f} %. Try: foveal predict IMAGE --checkpoint {options.output}"
-    )
+    best, then = f"best top-1 {result.best_score:.2f} %", "foveal predict IMAGE --checkpoint"
+    tell_end(run_, result, best, f"{then} {options.output}")
 
 
 def describe(run_: ClassificationRun) -> None:
@@ -126,32 +106,6 @@ def describe(run_: ClassificationRun) -> None:
     )
     if warning := class_balance(data.train.labels, data.classes).warning:
         note(warning)
-
-
-def fit(run_: TrainingRun[Any]) -> TrainResult:
-    """Train; an interruption says what is saved."""
-    try:
-        return run_.fit()
-    except KeyboardInterrupt as stop:
-        state = run_.folder.latest_state()
-        if state is None:
-            raise KeyboardInterrupt("Stopped; nothing was saved yet.") from stop
-        raise KeyboardInterrupt(
-            f"Stopped; {state} holds the newest state. Go on with --resume."
-        ) from stop
-
-
-def given_flags(argv: Sequence[str]) -> dict[str, Any]:
-    """The values of the flags that decide about the others' defaults."""
-    names = ("recipe", "model", "head", "config", "pretrained", "checkpoint", "image_size")
-    found: dict[str, Any] = {}
-    for position, token in enumerate(argv):
-        flag, equals, value = token.partition("=")
-        name = flag.removeprefix("--")
-        if flag.startswith("--") and name in names:
-            following = argv[position + 1] if position + 1 < len(argv) else None
-            found[name] = value if equals else following
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _true(value: Any) -> bool:

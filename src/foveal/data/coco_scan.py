@@ -1,7 +1,6 @@
 """A COCO annotation file, read entry by entry: the good ones, and the faults of the others."""
 
 import json
-import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,13 +11,9 @@ from PIL import Image
 
 from foveal.data.box_checks import PARTLY_OUTSIDE, Box, check_box, is_number, numbers
 from foveal.data.coco_masks import MaskFault, encode_segmentation, has_mask, mask_areas
-from foveal.data.images import verify_image
+from foveal.data.images import is_on_its_side, verify_image
 from foveal.data.problems import AnnotationProblems, ProblemLog
 from foveal.errors import FovealError
-
-_ORIENTATION = 0x0112
-# Values of the camera's note that turn the image by a quarter.
-_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -206,21 +201,13 @@ def _inspect(path: Path, size: tuple[int, int]) -> bool | tuple[str, str]:
         stored = (image.height, image.width)
         if stored == size:
             return False
-        if stored[::-1] == size and _is_on_its_side(image):
+        if stored[::-1] == size and is_on_its_side(image):
             # Whoever annotated it saw it upright.
             return True
     return (
         "image of another size",
         f" ({stored[1]} × {stored[0]} pixels, {size[1]} × {size[0]} expected)",
     )
-
-
-def _is_on_its_side(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-    except (OSError, SyntaxError, ValueError, struct.error):
-        # A damaged note says nothing.
-        return False
 
 
 class _Annotations:

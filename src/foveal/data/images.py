@@ -172,6 +172,12 @@ def verify_images(paths: Sequence[Path], threads: int = 4) -> list[BadImage]:
     return list(find_bad_images(paths, threads).values())
 
 
+def require_images(paths: Sequence[Path]) -> None:
+    """Raise an ImageError that names the first of the files that cannot be used."""
+    for bad in verify_images(paths):
+        raise ImageError(f"{bad.path} is not an image that can be read: {bad.reason}.")
+
+
 def _stream(source: str | Path | EncodedImage) -> str | Path | BytesIO:
     return BytesIO(source.data) if isinstance(source, EncodedImage) else source
 

@@ -11,7 +11,6 @@ What comes out are plain tensors: boxes float32, labels and semantic int64, mask
 Anything else is handed through. Randomness comes from PyTorch's global generator alone.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,88 +29,20 @@ from torchvision.transforms.v2 import (
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
-from foveal.errors import OptionError
+from foveal.data.joint_augmentation import (
+    DetectionAugmentation,
+    JointAugmentation,
+    SegmentationAugmentation,
+)
 
 JointTransform = Callable[[Image.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
 _PER_OBJECT = ("boxes", "labels", "masks", "crowd")
-_LEAST_SIDE = 32
 _CROP_TRIES = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class JointAugmentation:
-    """How pictures are resized, and changed at random in training.
-
-    In training the shorter side becomes one of `scales`, as far as the longer one stays within
-    `max_side`; where there is a `jitter`, both are multiplied by a factor drawn from it; then comes
-    the crop. As it stands: the usual detection recipe, 480 to 800. Large-scale jitter: `scales`
-    and `max_side` 1024, `jitter` 0.1 to 2, `crop` 1024 × 1024. ADE20K: `scales` 512, `max_side`
-    2048, `jitter` 0.5 to 2, `crop` 512 × 512, `photometric`.
-
-    Attributes:
-        scales: shorter sides in pixels, from 32 up, of which one is drawn for each picture.
-        max_side: pixels of the longer side that are not exceeded, before jitter; None for any.
-        jitter: least and greatest factor, drawn uniformly, or None.
-        crop: height and width in pixels of a random crop, or None. Segmentation needs one.
-        cat_max_ratio: share of a segmentation crop's labelled pixels that one class stays below,
-            in (0, 1], if one of ten random crops lets it; 1 to take any crop.
-        hflip: probability of a mirror image.
-        photometric: whether brightness, contrast, saturation and hue are changed at random.
-        eval_scale: shorter side in pixels in judging detection; None for the picture's own.
-            Segmentation is judged at the picture's own size.
-        eval_max_side: as `max_side`, in judging.
-    """
-
-    scales: tuple[int, ...] = tuple(range(480, 801, 32))
-    max_side: int | None = 1333
-    jitter: tuple[float, float] | None = None
-    crop: tuple[int, int] | None = None
-    cat_max_ratio: float = 0.75
-    hflip: float = 0.5
-    photometric: bool = False
-    eval_scale: int | None = 800
-    eval_max_side: int | None = 1333
-
-    def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) < _LEAST_SIDE:
-            raise OptionError(
-                f"scales are one or more shorter sides from {_LEAST_SIDE} pixels up, got "
-                f"{list(self.scales)}."
-            )
-        evaluated = () if self.eval_scale is None else (self.eval_scale,)
-        if any(scale < _LEAST_SIDE for scale in evaluated):
-            raise OptionError(
-                f"eval_scale is a shorter side from {_LEAST_SIDE} pixels up, or null for the "
-                f"picture's own, got {self.eval_scale}."
-            )
-        for name, scales in (("max_side", self.scales), ("eval_max_side", evaluated)):
-            longest = getattr(self, name)
-            if longest is not None and longest < max(scales, default=_LEAST_SIDE):
-                raise OptionError(
-                    f"{name} limits the longer side and is no less than the greatest shorter one, "
-                    f"{max(scales, default=_LEAST_SIDE)}, got {longest}."
-                )
-        if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1] < math.inf:
-            raise OptionError(
-                "jitter is a least and a greatest factor above 0, such as [0.1, 2.0], or null, got "
-                f"{list(self.jitter)}."
-            )
-        if self.crop is not None and min(self.crop) < _LEAST_SIDE:
-            raise OptionError(
-                f"crop is a height and a width from {_LEAST_SIDE} pixels up, or null, got "
-                f"{list(self.crop)}."
-            )
-        if not 0 < self.cat_max_ratio <= 1:
-            raise OptionError(
-                f"cat_max_ratio lies above 0 and is at most 1, got {self.cat_max_ratio}."
-            )
-        if not 0 <= self.hflip <= 1:
-            raise OptionError(f"hflip lies between 0 and 1, got {self.hflip}.")
-
-
 def detection_transforms(
-    mean: Sequence[float], std: Sequence[float], config: JointAugmentation, train: bool
+    mean: Sequence[float], std: Sequence[float], config: DetectionAugmentation, train: bool
 ) -> JointTransform:
     """Pictures of any size with their objects; batches are padded by who collates them.
 
@@ -135,7 +66,7 @@ def detection_transforms(
 def segmentation_transforms(
     mean: Sequence[float],
     std: Sequence[float],
-    config: JointAugmentation,
+    config: SegmentationAugmentation,
     train: bool,
     ignore_index: int,
 ) -> JointTransform:
@@ -148,18 +79,10 @@ def segmentation_transforms(
         train: whether to change at random. Otherwise sizes are left as they are.
         ignore_index: label of pixels that do not count, such as those that a crop is filled up
             with below and to the right; there the picture is 0, its mean.
-
-    Raises:
-        OptionError: there is no crop to train with.
     """
     normalise = _Normalise(tuple(mean), tuple(std))
     if not train:
         return _Steps((normalise,))
-    if config.crop is None:
-        raise OptionError(
-            "Segmentation is trained on crops of one size; give crop a height and a width, such as "
-            "[512, 512]."
-        )
     crop = _LabelCrop(config.crop, config.cat_max_ratio, ignore_index)
     fill = _Fill(config.crop, ignore_index)
     return _Steps((*_random_steps(config, crop), normalise, fill))

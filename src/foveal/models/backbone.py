@@ -153,6 +153,11 @@ class Backbone(nn.Module):
         for module in self.modules():
             self.init_weights_of(module)
 
+    @property
+    def coarsest_cell(self) -> int:
+        """Pixels per cell and axis of the coarsest map that depends on the image's size."""
+        return max(entry["reduction"] for entry in self.feature_info)
+
     def init_weights_of(self, module: nn.Module) -> None:
         """Initialise one module's own parameters; a family says here what differs from PyTorch."""
         if isinstance(module, nn.Linear):

@@ -395,6 +395,14 @@ class TransNeXt(Backbone):
             **dd,
         )
 
+    @property
+    def coarsest_cell(self) -> int:
+        """Pixels per cell and axis of the coarsest map, those that attention pools among them."""
+        config = self.config
+        stages = zip(self.feature_info, config.token_mixers, config.sr_ratios, strict=True)
+        pooled = [s["reduction"] * ratio for s, mixer, ratio in stages if mixer == "A"]
+        return max([super().coarsest_cell, *([] if config.pool_size else pooled)])
+
     def init_weights_of(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

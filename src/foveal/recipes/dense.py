@@ -27,6 +27,7 @@ from foveal.recipes.dense_config import (
     SegmentationConfig,
 )
 from foveal.recipes.run import TrainingRun
+from foveal.tasks.detection.heads import MASK_HEADS
 from foveal.tasks.detection.heads import find_head as detection_head
 from foveal.tasks.detection.task import Detection
 from foveal.tasks.detection.truths import truths_of_images
@@ -42,8 +43,6 @@ Config = TypeVar("Config", bound=DenseConfig)
 
 # Of --checkpoint: the model that comes with the library.
 IN_THE_BOX = "box"
-
-_MASK_HEADS = ("mask_rcnn", "cascade_mask_rcnn")
 
 
 class DenseRun(TrainingRun[Config]):
@@ -147,7 +146,7 @@ class DetectionRun(DenseRun[DetectionConfig]):
             data.path,
             data.val_data,
             data.images,
-            masks=self.config.head in _MASK_HEADS,
+            masks=self.config.head in MASK_HEADS,
             strict=data.strict,
         )
 

@@ -3,7 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from foveal.data.joint_transforms import JointAugmentation
+from foveal.data.joint_augmentation import (
+    DetectionAugmentation,
+    JointAugmentation,
+    SegmentationAugmentation,
+)
 from foveal.errors import OptionError
 from foveal.recipes.config import plain
 from foveal.train.config import TrainConfig
@@ -94,8 +98,10 @@ class DetectionConfig(DenseConfig):
 
     Attributes:
         data: what to train on.
+        augmentation: sizes, and random changes to the training images.
     """
 
+    augmentation: DetectionAugmentation = field(default_factory=DetectionAugmentation)
     data: DetectionData = field(default_factory=DetectionData)
 
 
@@ -105,6 +111,8 @@ class SegmentationConfig(DenseConfig):
 
     Attributes:
         data: what to train on.
+        augmentation: sizes, and random changes to the training images.
     """
 
+    augmentation: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
     data: SegmentationData = field(default_factory=SegmentationData)

@@ -6,7 +6,7 @@ own code; nobody has repeated them with this one.
 
 from collections.abc import Callable
 
-from foveal.data.joint_transforms import JointAugmentation
+from foveal.data.joint_augmentation import DetectionAugmentation
 from foveal.recipes.dense_config import DetectionConfig
 from foveal.train.config import TrainConfig
 
@@ -39,7 +39,7 @@ def coco_1x(head: str, model: str) -> DetectionConfig:
         head=head,
         model=model,
         drop_path_rate=0.2,
-        augmentation=JointAugmentation(scales=(800,)),
+        augmentation=DetectionAugmentation(scales=(800,)),
         train=_of_coco(12, (8 / 12, 11 / 12)),
     )
 

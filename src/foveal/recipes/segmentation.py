@@ -6,7 +6,7 @@ own code; nobody has repeated them with this one.
 
 from collections.abc import Callable
 
-from foveal.data.joint_transforms import JointAugmentation
+from foveal.data.joint_augmentation import SegmentationAugmentation
 from foveal.recipes.dense_config import SegmentationConfig
 from foveal.train.config import TrainConfig
 
@@ -15,7 +15,7 @@ Recipe = Callable[[str, str], SegmentationConfig]
 # 20,210 training images, 16 a step.
 _STEPS_OF_AN_EPOCH = 20_210 // 16
 
-_ADE20K = JointAugmentation(
+_ADE20K = SegmentationAugmentation(
     scales=(512,), max_side=2048, jitter=(0.5, 2.0), crop=(512, 512), photometric=True
 )
 
@@ -28,7 +28,7 @@ def scenes(head: str, model: str) -> SegmentationConfig:
     and score depend on the scenes. Crops of 256 pixels of scenes whose shorter side becomes 320,
     times 0.5 to 2.
     """
-    augmentation = JointAugmentation(
+    augmentation = SegmentationAugmentation(
         scales=(320,), max_side=1280, jitter=(0.5, 2.0), crop=(256, 256), photometric=True
     )
     train = TrainConfig(epochs=60, batch_size=8, lr=5e-4, warmup_epochs=1.0, clip_grad=1.0)

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foveal.data.joint_augmentation import DetectionAugmentation, SegmentationAugmentation
 from foveal.data.joint_transforms import (
-    JointAugmentation,
     JointTransform,
     detection_transforms,
     segmentation_transforms,
@@ -95,13 +95,14 @@ class DenseCard:
 
     def transform(self) -> JointTransform:
         """From a picture to the network's image, as in judging."""
-        seen = JointAugmentation(
-            eval_scale=self.eval_scale, eval_max_side=self.eval_max_side, crop=(32, 32)
-        )
         if self.task == "detection":
-            return detection_transforms(self.mean, self.std, seen, train=False)
+            sizes = DetectionAugmentation(
+                eval_scale=self.eval_scale, eval_max_side=self.eval_max_side
+            )
+            return detection_transforms(self.mean, self.std, sizes, train=False)
+        own = SegmentationAugmentation()
         return segmentation_transforms(
-            self.mean, self.std, seen, train=False, ignore_index=self.ignore_index
+            self.mean, self.std, own, train=False, ignore_index=self.ignore_index
         )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from foveal.data.images import ImageError, read_image, verify_images
+from foveal.data.images import read_image, require_images
 from foveal.errors import FovealError
 from foveal.tasks.detection.contract import Detector
 from foveal.tasks.detection.records import Rle, decode_masks, found_objects
@@ -112,8 +112,7 @@ def detect_images(
     if not 0 <= score_threshold <= 1:
         raise FovealError(f"A score is in [0, 1]; {score_threshold} is not: choose one that is.")
     files = [Path(path) for path in paths]
-    for bad in verify_images(files):
-        raise ImageError(f"{bad.path} is not an image that can be read: {bad.reason}.")
+    require_images(files)
     detector.eval()
     found: list[Detections] = []
     for start in range(0, len(files), batch_size):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from foveal.data.images import ImageError, Source, mode_of, read_image, verify_images
+from foveal.data.images import Source, mode_of, read_image, require_images
 from foveal.data.transforms import eval_transform
 from foveal.errors import FovealError
 from foveal.tasks.classification import Prediction, top_classes
@@ -29,8 +29,7 @@ def predict_images(
     _require_classifier(trained)
     # Before any work, so that one bad file costs no results.
     files = [Path(path) for path in paths]
-    for bad in verify_images(files):
-        raise ImageError(f"{bad.path} is not an image that can be read: {bad.reason}.")
+    require_images(files)
     names = [str(path) for path in paths]
     return predict_sources(trained, files, names, top=top, batch_size=batch_size)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from PIL import Image
 
-from foveal.data.images import ImageError, read_image, verify_images
+from foveal.data.images import read_image, require_images
 from foveal.tasks.segmentation.contract import Segmenter
 from foveal.tools.dense import TrainedDense
 from foveal.tools.report.class_colours import class_colours
@@ -72,8 +72,7 @@ def segment_images(
         ImageError: a file is no image; nothing is yielded before all are known to be.
     """
     files = [Path(path) for path in paths]
-    for bad in verify_images(files):
-        raise ImageError(f"{bad.path} is not an image that can be read: {bad.reason}.")
+    require_images(files)
     transform, device = trained.card.transform(), next(trained.model.parameters()).device
     for number, file in enumerate(files, start=1):
         picture = read_image(file)

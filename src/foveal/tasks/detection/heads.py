@@ -24,8 +24,11 @@ TORCHVISION_HEADS: dict[str, Builder] = {
 # From a ready `Pyramid`, the number of classes and a head's own options to a detector.
 HEADS: dict[str, Builder] = {**TORCHVISION_HEADS, **DETR_HEADS}
 
+# Those that learn from masks, too.
+MASK_HEADS = ("mask_rcnn", "cascade_mask_rcnn")
+
 # Heads with a second stage look at cells of 4 pixels too; the papers' others start at 8.
-_FROM_4_PIXELS = ("mask_rcnn", "faster_rcnn", "cascade_mask_rcnn", "cascade_rcnn")
+_FROM_4_PIXELS = (*MASK_HEADS, "faster_rcnn", "cascade_rcnn")
 
 
 def find_head(head: str) -> Builder:

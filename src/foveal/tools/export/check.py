@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foveal.tools.export.subject import SMALLEST_DYNAMIC, Run, Subject
+from foveal.tools.export.subject import Run, Subject
 
 # Of the largest output.
 TOLERANCE = 1e-4
@@ -39,7 +39,7 @@ def sizes_to_check(subject: Subject) -> list[tuple[int, int, int]]:
         return [traced]
 
     def near(side: int, factor: float) -> int:
-        return max(int(side * factor), SMALLEST_DYNAMIC)
+        return max(int(side * factor), options.smallest)
 
     return [
         traced,

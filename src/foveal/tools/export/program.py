@@ -4,7 +4,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from foveal.errors import FovealError, first_line
-from foveal.tools.export.subject import SMALLEST_DYNAMIC, Subject
+from foveal.tools.export.subject import Subject
 
 
 def program_of(subject: Subject) -> ExportedProgram:
@@ -18,7 +18,7 @@ def program_of(subject: Subject) -> ExportedProgram:
     if options.dynamic:
         batch, *sides = options.largest or (None, None, None)
         height, width = (
-            Dim(name, min=SMALLEST_DYNAMIC, max=most)
+            Dim(name, min=options.smallest, max=most)
             for name, most in zip(("height", "width"), sides, strict=True)
         )
         shapes = ({0: Dim("batch", max=batch), 2: height, 3: width},)

@@ -1,7 +1,7 @@
 """What is exported: a network, what it puts out, and for which inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,11 +31,13 @@ class ExportOptions:
         head: "classification" for logits, or "pyramid" for the last map of every stage.
         image_size: height and width of the image that is traced.
         batch_size: images that are traced.
-        dynamic: take any number of images from 64 × 64 pixels up; False for those sizes alone.
+        dynamic: take any number of images from `smallest` pixels up; False for those sizes alone.
         preprocessing: take intensities in [0, 1] and normalise them inside; False for an input
             that is normalised already.
         bounded: with `dynamic`, up to twice the traced side and number of images, for formats that
             plan their memory beforehand.
+        smallest: side in pixels that any size begins at; `subject_of` raises it for networks whose
+            coarsest map would have a single cell.
     """
 
     head: Literal["classification", "pyramid"] = "classification"
@@ -44,6 +46,7 @@ class ExportOptions:
     dynamic: bool = True
     preprocessing: bool = False
     bounded: bool = False
+    smallest: int = SMALLEST_DYNAMIC
 
     @property
     def largest(self) -> tuple[int, int, int] | None:
@@ -58,15 +61,15 @@ class ExportOptions:
         if not self.dynamic:
             return "this size alone"
         if self.largest is None:
-            return f"any size from {SMALLEST_DYNAMIC} pixels"
+            return f"any size from {self.smallest} pixels"
         images, height, width = self.largest
         most = f"{height} × {width} pixels, up to {images} at a time"
-        return f"any size from {SMALLEST_DYNAMIC} to {most}"
+        return f"any size from {self.smallest} to {most}"
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
             raise OptionError(f"head is one of {', '.join(HEADS)}, got {self.head!r}.")
-        least = SMALLEST_DYNAMIC if self.dynamic else 32
+        least = self.smallest if self.dynamic else 32
         if min(self.image_size) < least:
             raise OptionError(
                 f"An export{' of any size' if self.dynamic else ''} takes images from {least} "
@@ -142,9 +145,13 @@ def subject_of(trained: TrainedModel, options: ExportOptions) -> Subject:
     """A trained model as something to be exported.
 
     Raises:
-        FovealError: it has no classifier, or no maps, to put out.
+        FovealError: it has no classifier, or no maps, to put out, or needs larger images to be
+            exported for any size.
     """
     model, card = trained.model.eval(), trained.card
+    # A tracer takes a side of one for a constant.
+    smallest = max(SMALLEST_DYNAMIC, 2 * getattr(model, "coarsest_cell", 1))
+    options = replace(options, smallest=smallest)
     if options.head == "classification":
         if not card.classes:
             raise FovealError(
