@@ -1,10 +1,13 @@
 """Every wrong input gets one sentence on standard error and exit code 2."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 import foveal as library
+from foveal.cli import models
 from foveal.cli.main import main, sentence
 from foveal.data.images import ImageError
 from tests.cli.conftest import MODEL, Foveal
@@ -169,7 +172,7 @@ def test_a_sentence(
         places[name].write_text(text)
     outcome = foveal(*(argument.format(**places) for argument in argv))
     assert outcome.code == 2
-    assert not list((tmp_path / "run").rglob("*")) and not list(tmp_path.glob("a.*"))
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob("a.*"))
     assert outcome.err.startswith("foveal: ") and outcome.err.count("\n") == 1, outcome.err
     assert not outcome.err.endswith("..\n"), outcome.err
     assert all(word in outcome.err for word in words), outcome.err
@@ -182,6 +185,30 @@ def test_help_and_version(foveal: Foveal):
         assert command in foveal("--help").out
         assert foveal(command, "--help").code == 0
     assert main([]) == 2
+
+
+def huge() -> None:
+    torch.empty(2**60)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_too_little_memory_is_a_sentence(
+    foveal: Foveal, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    monkeypatch.setattr(models, "run", Mock(side_effect=error))
+    outcome = foveal("models")
+    assert outcome.code == 2 and outcome.err.startswith("foveal: The memory does not suffice")
+    assert "--batch-size" in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_what_the_processor_says_of_too_little_memory(
+    foveal: Foveal, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(models, "run", lambda _: huge())
+    assert "The memory does not suffice" in foveal("models").err
+    monkeypatch.setattr(models, "run", Mock(side_effect=RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        foveal("models")
 
 
 def test_an_error_of_a_worker_process_is_a_sentence_too():

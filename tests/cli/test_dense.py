@@ -163,6 +163,25 @@ def test_a_saved_detector_loads_in_another_process_with_equal_outputs(
     assert json.loads(there.stdout)[0]["scores"] == pytest.approx(here[0]["scores"])
 
 
+def test_annotations_with_a_part_of_the_classes_are_judged_by(
+    foveal: Foveal, detector: Path, tmp_path: Path
+) -> None:
+    fewer = coco_files.content(5)
+    fewer["categories"] = fewer["categories"][1:]
+    data, images = coco_files.write(tmp_path / "fewer", fewer)
+    command = ["eval", "--task", "detection", "--checkpoint", detector, "--images", images]
+    judged = foveal(*command, "--data", data, "--json", "-", "--detections", tmp_path / "found")
+    assert judged.code == 0, judged.err
+    of_class = {entry["name"]: entry for entry in json.loads(judged.out)["per_class"]}
+    assert of_class["plate"]["num_objects"] == 4 and of_class["cell"]["num_objects"] == 0
+    found = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert 7 in {one["category_id"] for one in found}
+    other = {**fewer, "categories": [{"id": 7, "name": "dish"}]}
+    data, images = coco_files.write(tmp_path / "other", other)
+    refused = foveal(*command, "--data", data)
+    assert refused.code == 2 and "objects of dish, which the detector does not know" in refused.err
+
+
 def test_the_box_is_a_start(foveal: Foveal, scenes: Path, tmp_path: Path) -> None:
     given = ["--task=segmentation", "--head=semantic_fpn", *SHORT, "--crop=[64,64]"]
     run = foveal(

@@ -301,6 +301,16 @@ def test_val_may_have_fewer_categories_and_its_labels_are_those_of_train(tmp_pat
     assert data.val.images[0].labels.tolist() == data.train.images[0].labels.tolist() == [1]
 
 
+def test_labels_among_more_classes(tmp_path: Path):
+    fewer = {**content(), "categories": content()["categories"][1:]}
+    read = read_coco(*write(tmp_path, fewer))
+    wider = read.with_classes(("bowl", "plate", "cell"))
+    assert read.images[0].labels.tolist() == [0] and wider.images[0].labels.tolist() == [1]
+    assert wider.classes == ("bowl", "plate", "cell")
+    # Numbers of its own stay, the others are new.
+    assert wider.category_ids == (8, 7, 9)
+
+
 @pytest.mark.parametrize(
     ("category", "message"),
     [

@@ -289,6 +289,11 @@ def test_an_unusable_output_is_a_sentence(tmp_path: Path):
             RunFolder(path).require_usable()
 
 
+def test_seeing_whether_a_folder_is_usable_leaves_nothing(tmp_path: Path):
+    RunFolder(tmp_path / "new" / "run").require_usable()
+    assert not list(tmp_path.iterdir())
+
+
 def test_metadata_of_a_foreign_or_damaged_file(tmp_path: Path):
     write_weights(tmp_path / "a.safetensors", {"w": torch.ones(3)}, {})
     assert read_metadata(tmp_path / "a.safetensors") == {}

@@ -9,7 +9,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from foveal.cli.arguments import UsageError
-from foveal.cli.console import note
+from foveal.cli.console import counted, note
 from foveal.cli.progress import progress_bar
 from foveal.cli.tables import Table, add_export_arguments, export, export_to_stdout, show
 from foveal.data.ade20k import convert_ade20k
@@ -48,7 +48,7 @@ def check(options: Namespace) -> None:
     problems = found.problems
     table = problem_table(problems)
     if not quiet:
-        _tell(problems, f"{len(found.classes)} classes")
+        _tell(problems, len(found.classes))
         if problems:
             show([table])
     export(options, [table], asdict(problems))
@@ -72,7 +72,7 @@ def voc(options: Namespace) -> None:
     )
     table = problem_table(done.problems)
     if not quiet:
-        _tell(done.problems, f"{len(done.classes)} classes")
+        _tell(done.problems, len(done.classes))
         if done.problems:
             show([table])
     export(options, [table], asdict(done.problems))
@@ -184,12 +184,13 @@ def problem_table(problems: AnnotationProblems) -> Table:
     return Table(f"Problems of {problems.where}", columns, rows, text_columns=3)
 
 
-def _tell(problems: AnnotationProblems, more: str) -> None:
+def _tell(problems: AnnotationProblems, classes: int) -> None:
     (images, images_used), (objects, objects_used) = problems.images, problems.annotations
-    verdict = f"{problems.total} problems" if problems else "no problems"
+    verdict = counted(problems.total, "problem") if problems else "no problems"
+    kinds = f"{classes} class{'' if classes == 1 else 'es'}"
     note(
         f"{problems.where}: {images_used} of {images} images and {objects_used} of {objects} "
-        f"annotations can be used, {more}, {verdict}."
+        f"annotations can be used, {kinds}, {verdict}."
     )
 
 

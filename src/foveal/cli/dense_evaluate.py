@@ -72,7 +72,8 @@ class DetectionEvaluate:
         if options.json is not None:
             write_json(options.json, result.to_dict())
         if options.detections is not None:
-            write_detections(evaluation.records, images.category_ids, Path(options.detections))
+            folder = Path(options.detections)
+            write_detections(evaluation.records, evaluation.category_ids, folder)
         if options.report is not None:
             by_id = {image.image_id: image for image in images.images}
 

@@ -6,6 +6,7 @@ from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
 
 import foveal
@@ -30,7 +31,7 @@ from foveal.cli.dense_evaluate import EVALUATE
 from foveal.cli.dense_predict import PREDICT
 from foveal.cli.dense_train import TRAIN
 from foveal.cli.interruption import interruptible
-from foveal.errors import FovealError, closest
+from foveal.errors import FovealError, closest, first_line
 from foveal.recipes.dense_catalogue import DENSE_TASKS
 
 COMMANDS = {
@@ -75,6 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except FovealError as error:
         sys.stderr.write(f"foveal: {sentence(error)}\n")
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(
+            f"foveal: The memory does not suffice ({first_line(error)}); take fewer images at a "
+            "time (--batch-size), smaller ones, or a smaller network.\n"
+        )
         return 2
     except KeyboardInterrupt as stop:
         # A command may have said what is kept.
@@ -150,6 +159,13 @@ def create_parser(modules: Mapping[str, Any]) -> tuple[ArgumentParser, dict[str,
         subcommands.add_subcommand(name, command, help=module.SUMMARY)
         commands[name] = command
     return parser, commands
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine, has no more memory to give."""
+    # On the CPU, PyTorch says so in words alone.
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def sentence(error: FovealError) -> str:

@@ -141,6 +141,4 @@ def _as_in_training(
             )
     if held.category_ids == trained.category_ids:
         return held
-    table = np.array([labels[number] for number in held.category_ids], np.int64)
-    images = tuple(replace(image, labels=table[image.labels]) for image in held.images)
-    return AnnotatedImages(trained.classes, trained.category_ids, images, held.problems)
+    return replace(held.with_classes(trained.classes), category_ids=trained.category_ids)

@@ -1,7 +1,8 @@
 """Images with objects in them, as a PyTorch dataset and in batches, whatever file lists them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -78,6 +79,23 @@ class AnnotatedImages:
     def num_objects(self) -> int:
         """Objects in all images, crowds among them."""
         return sum(len(image.labels) for image in self.images)
+
+    def with_classes(self, classes: Sequence[str]) -> "AnnotatedImages":
+        """The same with the labels of `classes`, all of its own among them, in that order.
+
+        Classes that the annotations do not know get the numbers after theirs.
+        """
+        numbers = dict(zip(self.classes, self.category_ids, strict=True))
+        unknown = count(max(self.category_ids, default=0) + 1)
+        places = np.array([classes.index(name) for name in self.classes], np.int64)
+        return replace(
+            self,
+            classes=tuple(classes),
+            category_ids=tuple(
+                numbers[name] if name in numbers else next(unknown) for name in classes
+            ),
+            images=tuple(replace(image, labels=places[image.labels]) for image in self.images),
+        )
 
     def dataset(self, transform: JointTransform, *, seed: int = 0) -> "DetectionDataset":
         """The images for `train_loader` or `eval_loader`, with `collate_detection`."""

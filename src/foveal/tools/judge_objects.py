@@ -8,7 +8,7 @@ import torch
 
 from foveal.data.detection import AnnotatedImages, collate_detection
 from foveal.data.loader import eval_loader
-from foveal.errors import FovealError
+from foveal.errors import FovealError, shortened
 from foveal.tasks.detection.contract import Detector
 from foveal.tasks.detection.records import ImageRecord
 from foveal.tasks.detection.result import DetectionResult
@@ -25,10 +25,12 @@ class ObjectEvaluation:
     Attributes:
         result: COCO's figures, in pixels of the original pictures.
         records: the judged images.
+        category_ids: number by which the annotations call each of the detector's classes.
     """
 
     result: DetectionResult
     records: tuple[ImageRecord, ...]
+    category_ids: tuple[int, ...]
 
 
 def judge_objects(
@@ -43,20 +45,22 @@ def judge_objects(
 
     Args:
         trained: on its device.
-        images: with the classes that it was trained on.
+        images: with classes that it was trained on.
         batch_size: images at a time.
         workers: processes that load images.
         on_done: told how many of how many images are done.
 
     Raises:
-        FovealError: the images have other classes.
+        FovealError: the images have objects of classes that the detector does not know.
     """
     classes = trained.card.classes
-    if images.classes != classes:
+    unknown = [name for name in images.classes if name not in classes]
+    if unknown:
         raise FovealError(
-            f"The detector knows the classes {', '.join(classes)}, and the images have "
-            f"{', '.join(images.classes)}; judge it by annotations with the same categories."
+            f"The images have objects of {shortened(unknown)}, which the detector does not know; "
+            f"it knows {shortened(classes)}: judge it by annotations of those."
         )
+    images = images.with_classes(classes)
     model: Any = trained.model.eval()
     task = Detection(len(classes), truths=truths_of_images(images.images))
     meter = task.meter()
@@ -72,4 +76,4 @@ def judge_objects(
             meter.update(task.predict(model, batch))
             done += task.count(batch)
             on_done(done, len(images))
-    return ObjectEvaluation(meter.result(classes), meter.records())
+    return ObjectEvaluation(meter.result(classes), meter.records(), images.category_ids)

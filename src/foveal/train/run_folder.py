@@ -27,7 +27,7 @@ class RunFolder:
         self.tensorboard = self.root / "tensorboard"
 
     def require_usable(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make the folder if need be, and see whether it may be used, before any work is done.
+        """See whether the folder may be used, before any work is done; leaves nothing behind.
 
         Args:
             resume: an earlier run in it is to go on.
@@ -39,7 +39,8 @@ class RunFolder:
         if resume and overwrite:
             raise FovealError("--resume and --overwrite exclude each other; give one of them.")
         self._require_writable()
-        if not (resume or overwrite) and any(self.root.iterdir()):
+        used = self.root.is_dir() and any(self.root.iterdir())
+        if used and not (resume or overwrite):
             raise FovealError(
                 f"The output folder {self.root} is in use; go on with --resume, replace the run "
                 "in it with --overwrite, or choose another."
@@ -89,6 +90,7 @@ class RunFolder:
     def log(self, **record: Any) -> None:
         """Append one line to metrics.jsonl."""
         try:
+            self.root.mkdir(parents=True, exist_ok=True)
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
@@ -106,8 +108,8 @@ class RunFolder:
 
     def _require_writable(self) -> None:
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
+            there = next(f for f in (self.root, *self.root.absolute().parents) if f.exists())
+            with tempfile.TemporaryFile(dir=there):
                 pass
         except OSError as error:
             raise FovealError(
