@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -160,37 +161,54 @@ def save(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
     write_text(RESULTS.with_suffix(".md"), table(rows))
 
 
+def rows_of(name: str, formats: list[str], minutes: float) -> Iterator[dict[str, Any]]:
+    """From a process each, whose memory is given back; a row that takes too long is a fault."""
+    while formats:
+        command = [sys.executable, __file__, "--worker", name, *formats]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+            assert worker.stdout is not None
+            while formats:
+                alarm = threading.Timer(60 * minutes, worker.kill)
+                alarm.start()
+                line = next((line for line in worker.stdout if line.startswith("{")), None)
+                in_time = alarm.is_alive()
+                alarm.cancel()
+                if line is None:
+                    break
+                yield json.loads(line)
+                formats = formats[1:]
+        if formats and in_time:
+            sys.exit(f"The process of {name} ended before its row of {formats[0]}.")
+        if formats:
+            where = hardware(torch.device("cpu"))
+            fault = f"not there after {minutes:g} minutes"
+            yield {
+                "network": name,
+                "format": formats[0],
+                "fault": fault,
+                "seconds": 60 * minutes,
+                "where": where,
+            }
+            formats = formats[1:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="*", help="networks by a pattern")
     parser.add_argument("--formats", default=",".join(FOR_ALL + FOR_SMALL))
+    parser.add_argument("--minutes", type=float, default=30, help="that a row may take")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         for row in measure(given.worker[0], given.worker[1:]):
             print(json.dumps(row), flush=True)
         return
-    broken: list[str] = []
     for name, formats in wanted(given.only):
         rows = read_rows()
         left = [f for f in formats if (name, f) not in rows and f in given.formats.split(",")]
-        if not left:
-            continue
-        print(name, *left, flush=True)
-        # A process each, whose memory is given back.
-        command = [sys.executable, __file__, "--worker", name, *left]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
-            assert worker.stdout is not None
-            for line in worker.stdout:
-                if line.startswith("{"):
-                    row = json.loads(line)
-                    rows = {**read_rows(), (name, row["format"]): row}
-                    save(rows)
-                    print("  ", row["format"], row.get("fault", row.get("worst_error")), flush=True)
-        if worker.returncode:
-            broken.append(name)
-    if broken:
-        sys.exit(f"Ended before their rows were whole: {', '.join(broken)}.")
+        for row in rows_of(name, left, given.minutes):
+            save({**read_rows(), (name, row["format"]): row})
+            print(name, row["format"], row.get("fault", row.get("worst_error")), flush=True)
 
 
 if __name__ == "__main__":
