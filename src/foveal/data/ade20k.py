@@ -7,7 +7,7 @@ everything else, which does not count, and 1 to 150 for the classes; objectInfo1
 from collections import Counter
 from pathlib import Path
 
-from foveal.data.conversion import OnDone, ScenePair, require_partners, write_mask_folder
+from foveal.data.conversion import OnDone, scene_pairs, write_mask_folder
 from foveal.data.mask_folder import IGNORE_INDEX
 from foveal.errors import FovealError
 
@@ -33,7 +33,13 @@ def convert_ade20k(
         FovealError: the collection is not whole, or `output` is there or cannot be written.
     """
     root = Path(source)
-    splits = {new: _pairs(root, old) for new, old in _SPLITS.items()}
+    given = "the folder ADEChallengeData2016 with images and annotations"
+    splits = {
+        new: scene_pairs(
+            (root / "images" / old, "*.jpg"), (root / "annotations" / old, "*.png"), given
+        )
+        for new, old in _SPLITS.items()
+    }
     new_index = {0: IGNORE_INDEX, **{label + 1: label for label in range(NUM_CLASSES)}}
     return write_mask_folder(output, ade20k_names(root), splits, new_index, on_done)
 
@@ -61,17 +67,3 @@ def ade20k_names(root: Path) -> tuple[str, ...]:
     return tuple(
         first if often[first] == 1 else name for first, name in zip(short, full, strict=True)
     )
-
-
-def _pairs(root: Path, split: str) -> list[ScenePair]:
-    pictures, annotations = root / "images" / split, root / "annotations" / split
-    for folder in (pictures, annotations):
-        if not folder.is_dir():
-            raise FovealError(
-                f"{folder} is no folder; give the folder ADEChallengeData2016 with images and "
-                "annotations."
-            )
-    images = {path.stem: path for path in pictures.glob("*.jpg")}
-    labels = {path.stem: path for path in annotations.glob("*.png")}
-    require_partners(images, labels, pictures)
-    return [ScenePair(images[name], labels[name], name) for name in sorted(images)]

@@ -6,9 +6,8 @@ labels, 19 of which are judged. The labels of the split test are not published.
 
 from pathlib import Path
 
-from foveal.data.conversion import OnDone, ScenePair, require_partners, write_mask_folder
+from foveal.data.conversion import OnDone, scene_pairs, write_mask_folder
 from foveal.data.mask_folder import IGNORE_INDEX
-from foveal.errors import FovealError
 
 # Name of each judged class by its label in the files; their order is that of the class indices.
 JUDGED = {
@@ -55,25 +54,16 @@ def convert_cityscapes(
         FovealError: the collection is not whole, or `output` is there or cannot be written.
     """
     root = Path(source)
-    splits = {split: _pairs(root, split) for split in _SPLITS}
+    # In folders of cities; names begin with the city and are unique.
+    splits = {
+        split: scene_pairs(
+            (root / "leftImg8bit" / split, f"*/*{_IMAGE_END}"),
+            (root / "gtFine" / split, f"*/*{_LABEL_END}"),
+            "the folder into which leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip were "
+            "unpacked",
+        )
+        for split in _SPLITS
+    }
     new_index = dict.fromkeys(range(_NUM_LABELS), IGNORE_INDEX)
     new_index |= {old: new for new, old in enumerate(JUDGED)}
     return write_mask_folder(output, tuple(JUDGED.values()), splits, new_index, on_done)
-
-
-def _pairs(root: Path, split: str) -> list[ScenePair]:
-    pictures, annotations = root / "leftImg8bit" / split, root / "gtFine" / split
-    for folder in (pictures, annotations):
-        if not folder.is_dir():
-            raise FovealError(
-                f"{folder} is no folder; give the folder into which leftImg8bit_trainvaltest.zip "
-                "and gtFine_trainvaltest.zip were unpacked."
-            )
-    images, labels = _by_name(pictures, _IMAGE_END), _by_name(annotations, _LABEL_END)
-    require_partners(images, labels, pictures)
-    return [ScenePair(images[name], labels[name], name) for name in sorted(images)]
-
-
-def _by_name(folder: Path, end: str) -> dict[str, Path]:
-    """Files in the folders of the cities; names begin with the city and are unique."""
-    return {path.name.removesuffix(end): path for path in folder.glob(f"*/*{end}")}

@@ -71,7 +71,34 @@ def write_mask_folder(
     return {split: len(pairs) for split, pairs in splits.items()}
 
 
-def require_partners(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) -> None:
+def scene_pairs(
+    pictures: tuple[Path, str], annotations: tuple[Path, str], given: str
+) -> list[ScenePair]:
+    """The pictures of a split and their labels, by name.
+
+    Args:
+        pictures: folder, and what the files' paths in it end with: "*.jpg", or "*/*_image.png" for
+            a folder of folders. A name is what stands before that.
+        annotations: the same of the label files.
+        given: what a person has to give, in words for an error.
+
+    Raises:
+        FovealError: a folder is missing, or a file's partner.
+    """
+    for folder, _ in (pictures, annotations):
+        if not folder.is_dir():
+            raise FovealError(f"{folder} is no folder; give {given}.")
+    images, labels = _by_name(*pictures), _by_name(*annotations)
+    _require_partners(images, labels, pictures[0])
+    return [ScenePair(images[name], labels[name], name) for name in sorted(images)]
+
+
+def _by_name(folder: Path, pattern: str) -> dict[str, Path]:
+    end = pattern.rpartition("*")[2]
+    return {path.name.removesuffix(end): path for path in folder.glob(pattern)}
+
+
+def _require_partners(images: Mapping[str, Path], labels: Mapping[str, Path], where: Path) -> None:
     """Raise if some pictures have no labels, or some labels no picture, by name.
 
     Raises:

@@ -144,16 +144,7 @@ def load_detector(
 def load_segmenter(
     path: str | os.PathLike[str], options: Mapping[str, Any] | None = None
 ) -> TrainedDense[Segmenter]:
-    """The segmenter in a run's folder (its best checkpoint, else its last) or in a file.
-
-    Args:
-        path: of it.
-        options: of the backbone, in place of those that it was trained with, such as
-            `position_bias`; weights are adapted to others of `focal_windows` or `img_size`.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it holds something else.
-    """
+    """The segmenter in a run's folder or in a file; arguments and errors of `load_detector`."""
     model, card, source, changes = _load(path, "segmentation", options)
     assert isinstance(model, Segmenter)
     return TrainedDense(model, card, source, changes)

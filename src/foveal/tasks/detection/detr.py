@@ -281,15 +281,7 @@ def d_fine(
 ) -> Detector:
     """D-FINE (Peng et al. 2024): edges of boxes as distributions, denoising while it trains.
 
-    Args:
-        pyramid: the backbone; becomes part of the detector.
-        num_classes: kinds of objects.
-        num_queries: how many objects an image has at most.
-        encoder_layers: of attention over the coarsest map.
-        decoder_layers: over the queries.
-        d_model: channels of both; a multiple of 32.
-        num_feature_levels: 3, 4 or 5 scales; from 4 up the coarsest is made of the backbone's last.
-        num_denoising: noised boxes to learn from, 0 for none.
+    Arguments: those of `rtdetr_v2`.
     """
     return _hybrid(
         "DFine",
