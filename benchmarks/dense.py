@@ -85,6 +85,12 @@ class Run:
     def start(self) -> str:
         return "box" if self.model in IN_THE_BOX else "noise"
 
+    def is_finished(self, runs: Path) -> bool:
+        """Whether its last epoch has been judged."""
+        file = self.folder(runs) / "metrics.jsonl"
+        epochs = int(SETTINGS[self.task][SETTINGS[self.task].index("--epochs") + 1])
+        return file.exists() and len(history(file.parent)[2]) == epochs
+
     def train(self, runs: Path) -> list[str]:
         """The arguments of `foveal train`."""
         data = ("--data", str(self.data))
@@ -149,12 +155,12 @@ def row_of(run: Run, runs: Path) -> dict[str, Any]:
         "data": run.data.name,
         "start": run.start,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "backbone_parameters": sum(p.numel() for p in model.pyramid.parameters()),
+        "backbone_parameters": sum(p.numel() for p in model.pyramid().model.parameters()),
         "steps": len(losses),
         "minutes": sum(seconds) / 60,
         "first": statistics.median(losses[:20]),
         "last": statistics.median(losses[-20:]),
-        "losses": losses,
+        "losses": [round(loss, 4) for loss in losses],
         "scores": scores,
         "test": json.loads((folder / "test.json").read_text()),
         "command": "foveal " + " ".join(run.train(Path("RUNS"))).replace(str(run.data), "DATA"),
@@ -209,9 +215,9 @@ def text_of(rows: Sequence[Mapping[str, Any]]) -> str:
         lines += [*scene_lines(by_task["segmentation"]), "", "In per cent, at 480 × 360.", ""]
     lines += [
         "`box`: the backbone starts from the model in the box, which has seen 50,000 photographs "
-        "of 64 pixels; `noise`: from nothing. Minutes: of the steps, one thread, other work on "
-        "the machine's other core. Losses: medians over 20 steps. Judged: the checkpoint that "
-        "did best on the validation pictures. One seed.",
+        "of 64 pixels; `noise`: from nothing. Minutes: of the steps, on one thread beside two "
+        "or three other processes on two cores. Losses: medians over 20 steps. Judged: the "
+        "checkpoint that did best on the validation pictures. One seed.",
         "",
         "Commands (`python benchmarks/dense.py train`):",
         "",
@@ -226,9 +232,7 @@ def text_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_table(args: argparse.Namespace) -> None:
-    found = [
-        run for run in runs_of(args) if (run.folder(args.output) / "best.safetensors").exists()
-    ]
+    found = [run for run in runs_of(args) if run.is_finished(args.output)]
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = {(row["head"], row["model"]): row for row in known}
     rows |= {(run.head, run.model): row_of(run, args.output) for run in found}

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foveal.files import atomic_path
-from foveal.tools.latency.plot import COLOURS
+from foveal.tools.latency.plot import COLOURS, plain_numbers
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -73,6 +73,7 @@ def _losses(axes: Axes, rows: Rows) -> None:
         axes.plot(np.arange(len(losses)), losses, color=colour, alpha=0.15, linewidth=0.5)
         axes.plot(np.arange(len(smooth)) + WINDOW / 2, smooth, color=colour, label=_name(row))
     axes.set(xlabel="step", ylabel="training loss", yscale="log")
+    plain_numbers(axes.yaxis, [loss for row in rows for loss in row["losses"]])
     axes.legend(frameon=False)
 
 
