@@ -272,6 +272,7 @@ def test_other_ways_for_the_learning_rate_to_fall(schedule: Any):
 def test_a_folder_in_use_is_refused_and_foreign_files_are_kept(tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     folder.require_usable()
+    folder.root.mkdir()
     (folder.root / "thesis.txt").write_text("mine")
     folder.last.write_text("x")
     with pytest.raises(FovealError, match="in use"):
