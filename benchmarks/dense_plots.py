@@ -51,7 +51,7 @@ def draw_objects(rows: Rows, output: Path) -> None:
 
 def draw_scenes(rows: Rows, output: Path) -> None:
     """Losses, mIoU of the validation scenes, and each class's IoU on the test ones."""
-    classes = rows[0]["test"]["classes"]
+    classes = [entry["name"] for entry in rows[0]["test"]["per_class"]]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     _losses(axes[0], rows)
     _scores(axes[1], rows, "mIoU in per cent, validation", 100)
