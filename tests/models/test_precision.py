@@ -1,9 +1,12 @@
 """Autocast with loud inputs: finite outputs and gradients in bfloat16 and float16."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 import foveal
+from foveal.kernels.precision import full_precision
 from tests.models.families import SMALLEST
 
 
@@ -35,3 +38,13 @@ def test_autocast_is_near_full_precision(name: str) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             low = model(image).float()
     assert torch.linalg.norm(low - exact) < 0.05 * torch.linalg.norm(exact)
+
+
+def test_no_region_is_made_where_there_is_no_autocast_to_stop() -> None:
+    """An exported graph with one cannot be opened again."""
+    x = torch.ones(1)
+    assert isinstance(full_precision(x), nullcontext)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not isinstance(full_precision(x), nullcontext)
+        with full_precision(x):
+            assert not torch.is_autocast_enabled("cpu")

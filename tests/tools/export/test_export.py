@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import foveal
 from foveal.data.transforms import Preprocessing
 from foveal.errors import FovealError, OptionError
 from foveal.tools.commit import commit
@@ -54,6 +55,22 @@ def test_onnx_of_any_size(name: str, tmp_path: Path) -> None:
     assert 0 < export.worst_error < 2e-5
     assert list(tmp_path.iterdir()) == [tmp_path / "a.onnx"] == list(export.files)
     assert export.megabytes == pytest.approx((tmp_path / "a.onnx").stat().st_size / 1e6)
+
+
+def test_a_pooled_map_of_one_cell_sets_the_smallest_size() -> None:
+    """A tracer takes a side of one for a constant."""
+    name, large = "transnext_micro_aaaa", replace(SMALL, image_size=(160, 160))
+    model = TrainedModel(
+        foveal.create_model(name, num_classes=10, device="meta"),
+        ModelCard(model=name, classes=CLASSES, preprocessing=PREPROCESSING),
+        "the test",
+    )
+    subject = subject_of(model, large)
+    assert subject.options.smallest == 128
+    assert subject.options.sizes == "any size from 128 pixels"
+    assert min(side for _, *sides in sizes_to_check(subject) for side in sides) == 128
+    with pytest.raises(OptionError, match="from 128 pixels a side up, got 96 × 96"):
+        subject_of(model, SMALL)
 
 
 def test_openvino_of_any_size(tmp_path: Path) -> None:
