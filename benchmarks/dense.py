@@ -57,6 +57,8 @@ TASKS = {
 }
 DEFAULT_HEADS = ("faster_rcnn", "semantic_fpn")
 BATCH = 4
+# Of what `foveal eval` writes; its lists of files stay where the pictures are.
+FIGURES = ("classes", "boxes", "per_class", "curves", "miou", "macc", "aacc")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "detection": (
         *("--scales", "[240,256,272,288,304]", "--max-side", "480", "--eval-scale", "272"),
@@ -150,6 +152,7 @@ def row_of(run: Run, runs: Path) -> dict[str, Any]:
     load: Any = load_detector if run.task == "detection" else load_segmenter
     model = load(folder).model
     losses, seconds, scores = history(folder)
+    found = json.loads((folder / "test.json").read_text())
     return {
         **asdict(run),
         "data": run.data.name,
@@ -162,7 +165,7 @@ def row_of(run: Run, runs: Path) -> dict[str, Any]:
         "last": statistics.median(losses[-20:]),
         "losses": [round(loss, 4) for loss in losses],
         "scores": scores,
-        "test": json.loads((folder / "test.json").read_text()),
+        "test": {key: value for key, value in found.items() if key in FIGURES},
         "command": "foveal " + " ".join(run.train(Path("RUNS"))).replace(str(run.data), "DATA"),
         "where": hardware(torch.device("cpu")),
     }
@@ -245,7 +248,7 @@ def write_table(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=["train", "table"])
     parser.add_argument("--bccd", type=Path)
     parser.add_argument("--camvid", type=Path)

@@ -34,12 +34,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def shortened(words: Iterable[str], most: int = 5) -> str:
-    """The first of many words for a sentence: "a, b, c, …"."""
-    listed = list(words)
-    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
-
-
 def closest(word: str, known: Iterable[str], limit: int = 3) -> str:
     """The known words nearest to `word`, as ' Did you mean …?', or the empty string."""
     near = get_close_matches(word, list(known), n=limit, cutoff=0.5)

@@ -47,11 +47,16 @@ def require_writable(target: str | os.PathLike[str]) -> None:
     try:
         if target.is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder")
-        there = next(folder for folder in target.absolute().parents if folder.exists())
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        try_writing(target.absolute().parent)
     except OSError as error:
         raise _cannot_write(target, error) from error
+
+
+def try_writing(folder: Path) -> None:
+    """Raise an OSError if no file can be made in a folder, or in the nearest that is there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def _cannot_write(target: Path, error: OSError) -> FovealError:

@@ -69,14 +69,12 @@ class DetectionAugmentation(JointAugmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eval_scale is None:
-            return
-        if self.eval_scale < _LEAST_SIDE:
+        if self.eval_scale is not None and self.eval_scale < _LEAST_SIDE:
             raise OptionError(
                 f"eval_scale is a shorter side from {_LEAST_SIDE} pixels up, or null for the "
                 f"picture's own, got {self.eval_scale}."
             )
-        _require_longer("eval_max_side", self.eval_max_side, self.eval_scale)
+        _require_longer("eval_max_side", self.eval_max_side, self.eval_scale or _LEAST_SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """A region in which autocast leaves float32 tensors alone."""
-    # Where there is none to stop, exported graphs are to hold no region: one with several results
-    # is written to files that PyTorch cannot open. The meta device has no autocast.
+    # Where there is none to stop, an exported graph is to hold no region, with which PyTorch may
+    # not open its own file again. The meta device has no autocast.
     if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)

@@ -8,7 +8,8 @@ import torch
 
 from foveal.data.detection import AnnotatedImages, collate_detection
 from foveal.data.loader import eval_loader
-from foveal.errors import FovealError, shortened
+from foveal.data.screening import enumerate_some
+from foveal.errors import FovealError
 from foveal.tasks.detection.contract import Detector
 from foveal.tasks.detection.records import ImageRecord
 from foveal.tasks.detection.result import DetectionResult
@@ -57,8 +58,8 @@ def judge_objects(
     unknown = [name for name in images.classes if name not in classes]
     if unknown:
         raise FovealError(
-            f"The images have objects of {shortened(unknown)}, which the detector does not know; "
-            f"it knows {shortened(classes)}: judge it by annotations of those."
+            f"The images have objects of {enumerate_some(unknown)}, which the detector does not "
+            f"know; it knows {enumerate_some(classes)}: judge it by annotations of those."
         )
     images = images.with_classes(classes)
     model: Any = trained.model.eval()

@@ -17,7 +17,7 @@ from timm.data import ImageNetInfo, RealLabelsImagenet, infer_imagenet_subset
 
 from foveal.data.dataset import Samples
 from foveal.data.folder import class_names, is_split
-from foveal.errors import FovealError, shortened
+from foveal.errors import FovealError
 from foveal.tools.trained import ModelCard, TrainedModel, default_classes
 
 DatasetName = Literal[
@@ -113,7 +113,7 @@ def _folders_of(card: ModelCard, root: Path) -> tuple[str, ...]:
     stranger = min(present - set(known))
     raise FovealError(
         f"{root} has a class {stranger!r} that the model does not know; it knows "
-        f"{shortened(known)}."
+        f"{', '.join(known[:5])}{', …' if len(known) > 5 else ''}."
     )
 
 

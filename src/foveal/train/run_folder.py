@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from foveal.errors import FovealError
-from foveal.files import write_text
+from foveal.files import try_writing, write_text
 
 
 class RunFolder:
@@ -108,9 +107,7 @@ class RunFolder:
 
     def _require_writable(self) -> None:
         try:
-            there = next(f for f in (self.root, *self.root.absolute().parents) if f.exists())
-            with tempfile.TemporaryFile(dir=there):
-                pass
+            try_writing(self.root)
         except OSError as error:
             raise FovealError(
                 f"Cannot write to the output folder {self.root}: {error.strerror}; "

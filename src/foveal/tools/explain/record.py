@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from foveal.errors import FovealError, OptionError, closest, shortened
+from foveal.errors import FovealError, OptionError, closest
 from foveal.models.cloformer import CloAttention
 from foveal.models.dat import DeformableAttention
 from foveal.models.dat_local import NeighborhoodAttention, WindowAttention
@@ -101,7 +101,10 @@ def record(model: nn.Module, only: str | Sequence[str] = "*") -> Iterator[Record
     patterns = [only] if isinstance(only, str) else list(only)
     chosen = [path for path in readable if any(fnmatchcase(path, p) for p in patterns)]
     if not chosen:
-        raise OptionError(f"only={only!r} matches none of the mixers: {shortened(readable, 3)}.")
+        raise OptionError(
+            f"only={only!r} matches none of the mixers: "
+            f"{', '.join([*readable][:3])}{', …' if len(readable) > 3 else ''}."
+        )
     recording = Recording(chosen)
     hooks = [
         readable[path].register_forward_hook(_keep(recording, path), with_kwargs=True)
