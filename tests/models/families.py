@@ -23,7 +23,7 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "focalnet_tiny_iso": {"depths": (3,), "embed_dim": 32},
     "transnext_micro": {"depths": (1, 1, 1, 1)},
     "cloformer_xxs": {"depths": (2, 1, 1, 1)},
-    "dat_tiny": {"depths": (2, 1, 1, 1), "stage_spec": ("LS", "S", "D", "D")},
+    "dat_tiny": {"depths": (2, 1, 2, 1), "stage_spec": ("LS", "S", "LD", "D")},
     "dat_pp_tiny": {"depths": (2, 1, 1, 1), "stage_spec": ("ND", "N", "D", "D")},
     "efficientmod_xxs": {"depths": (2, 1, 1, 1), "attention_depth": (0, 0, 1, 1)},
 }

@@ -1,11 +1,14 @@
-"""Attention of tiles of queries to tiles of keys, by look-ups in flat tables alone.
+"""Attention of tiles of queries to tiles of keys, by look-ups of whole tokens.
 
 This is how window and neighbourhood attention are exported. Cutting a map into ⌈H/7⌉ tiles takes
 views and sizes that hold for some H only as far as `torch.export` can tell, among them a single
-tile; a look-up whose index is worked out from consecutive numbers holds for all.
+tile; a look-up whose index is worked out from a tile's number holds for all. What has as many
+entries as there are pairs is worked out for rows and columns apart and only then put together, by
+axes of a length that does not depend on the map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.kernels.shapes import reshape
+
+# Position on an axis, of a tile's number and a place in it.
+Position = Callable[[Tensor, Tensor], Tensor]
 
 
 class Axis(NamedTuple):
@@ -25,18 +31,9 @@ class Axis(NamedTuple):
     """
 
     tiles: int
-    query: Callable[[Tensor, Tensor], Tensor]
-    key: Callable[[Tensor, Tensor], Tensor]
+    query: Position
+    key: Position
     find: Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-class Pair(NamedTuple):
-    """Tile, head, and the places of query and key in it; each (tiles · heads · queries · keys)."""
-
-    tile: tuple[Tensor, Tensor]
-    head: Tensor
-    query: tuple[Tensor, Tensor]
-    key: tuple[Tensor, Tensor]
 
 
 def tiled_attention(
@@ -46,7 +43,7 @@ def tiled_attention(
     size: tuple[int, int],
     axes: tuple[Axis, Axis],
     sides: tuple[int, int],
-    bias: Callable[[Pair], Tensor],
+    bias: Callable[[tuple[Tensor, Tensor]], Tensor],
 ) -> Tensor:
     """softmax(q kᵀ / √d + bias) v tile by tile, (b, *size, heads, d).
 
@@ -55,55 +52,46 @@ def tiled_attention(
         size: rows and columns of the result.
         axes: how the tiles lie, down and across.
         sides: queries and keys a side of a tile.
-        bias: what is added to the logits.
+        bias: what is added to the logits, (tiles, heads, queries, keys), from each tile's place
+            down and across.
     """
     b, heads, d = q.shape[0], q.shape[3], q.shape[4]
-    count = axes[0].tiles * axes[1].tiles * heads
-    queries, keys = (_gather(x, axes, side, x is q) for x, side in ((q, sides[0]), (k, sides[1])))
-    values = _gather(v, axes, sides[1], False)
-    mask = bias(_pairs(axes[1].tiles, count, heads, sides, q.device))
-    mask = reshape(mask, 1, count, sides[0] ** 2, sides[1] ** 2)
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.to(q.dtype))
-    rows = reshape(out, b * count * sides[0] ** 2, d)
-    (ty, y), (tx, x) = (
+    tiles, area = axes[0].tiles * axes[1].tiles, sides[0] ** 2
+    columns = axes[1].tiles
+    queries = partial(_gather, tiles, columns, sides[0], [axis.query for axis in axes])
+    keys = partial(_gather, tiles, columns, sides[1], [axis.key for axis in axes])
+    # One tile too many: to some exporters, a length that is one when traced is a constant.
+    place = divided(torch.arange(tiles + 1, device=q.device), columns)
+    mask = reshape(bias(place).to(q.dtype), (tiles + 1) * heads, area, sides[1] ** 2)
+    mask = mask[None, : tiles * heads]
+    out = F.scaled_dot_product_attention(queries(q), keys(k), keys(v), attn_mask=mask)
+    (down, y), (across, x) = (
         axis.find(torch.arange(n, device=q.device)) for axis, n in zip(axes, size, strict=True)
     )
-    tile = ty[:, None] * axes[1].tiles + tx
-    place = y[:, None] * sides[0] + x
-    head = torch.arange(heads, device=q.device)
-    index = (tile[:, :, None] * heads + head) * sides[0] ** 2 + place[:, :, None]
-    batch = torch.arange(b, device=q.device)[:, None, None, None] * (count * sides[0] ** 2)
-    return F.embedding(batch + index, rows)
+    token = (down[:, None] * columns + across) * area + y[:, None] * sides[0] + x
+    image = torch.arange(b, device=q.device)[:, None, None] * (tiles * area)
+    out = reshape(out, b * tiles, heads, area, d).transpose(1, 2)
+    tokens = F.embedding(image + token, reshape(out, b * tiles * area, heads * d))
+    return reshape(tokens, b, size[0], size[1], heads, d)
 
 
-def _gather(x: Tensor, axes: tuple[Axis, Axis], side: int, queries: bool) -> Tensor:
-    """(b, tiles · heads, side², d) of a map (b, h, w, heads, d)."""
+def _gather(tiles: int, columns: int, side: int, position: Sequence[Position], x: Tensor) -> Tensor:
+    """(b, tiles · heads, side², d) of a map (b, h, w, heads, d).
+
+    Args:
+        tiles, columns: how many tiles there are, and how many beside each other.
+        side: places a side of a tile.
+        position: of a place, down and across.
+    """
     b, h, w, heads, d = x.shape
-    count = axes[0].tiles * axes[1].tiles * heads
-    number = torch.arange(count * side**2, device=x.device)
-    place, head, tile = number % side**2, number // side**2 % heads, number // (side**2 * heads)
-    down, across = (axis.query if queries else axis.key for axis in axes)
-    above, beside = divided(tile, axes[1].tiles)
-    row, column = down(above, place // side), across(beside, place % side)
-    index = (row * w + column) * heads + head
-    batch = torch.arange(b, device=x.device)[:, None] * (h * w * heads)
-    tokens = F.embedding(batch + index, reshape(x, b * h * w * heads, d))
-    return reshape(tokens, b, count, side**2, d)
-
-
-def _pairs(
-    columns: int, count: int, heads: int, sides: tuple[int, int], device: torch.device
-) -> Pair:
-    queries, keys = sides[0] ** 2, sides[1] ** 2
-    number = torch.arange(count * queries * keys, device=device)
-    key, query = number % keys, number // keys % queries
-    head, tile = number // (keys * queries) % heads, number // (keys * queries * heads)
-    return Pair(
-        divided(tile, columns),
-        head,
-        (query // sides[0], query % sides[0]),
-        (key // sides[1], key % sides[1]),
-    )
+    number = torch.arange(tiles * side**2, device=x.device)
+    place = number % side**2
+    above, beside = divided(number // side**2, columns)
+    token = position[0](above, place // side) * w + position[1](beside, place % side)
+    image = torch.arange(b, device=x.device)[:, None] * (h * w)
+    tokens = F.embedding(image + token, reshape(x, b * h * w, heads * d))
+    tokens = reshape(tokens, b * tiles, side**2, heads, d).transpose(1, 2)
+    return reshape(tokens, b, tiles * heads, side**2, d)
 
 
 def divided(number: Tensor, divisor: int) -> tuple[Tensor, Tensor]:

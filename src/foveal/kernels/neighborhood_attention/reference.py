@@ -19,7 +19,7 @@ from foveal.kernels.chunks import row_chunks
 from foveal.kernels.precision import at_least_float32, full_precision
 from foveal.kernels.shapes import at_least
 from foveal.kernels.tables import kept, table
-from foveal.kernels.tiles import Axis, Pair, tiled_attention
+from foveal.kernels.tiles import Axis, tiled_attention
 
 
 @table
@@ -179,21 +179,27 @@ def _by_lookup(
 ) -> Tensor:
     span, m = 2 * kernel - 1, 2 * kernel
     padded = tuple(at_least(n, kernel) for n in size)
-    axes = (_axis(padded[0], kernel), _axis(padded[1], kernel))
+    # As many tiles as the padded map has, by a length that compilers can simplify.
+    tiles = tuple((n + kernel - 1) // kernel for n in size)
+    axes = tuple(_axis(n, m, kernel) for n, m in zip(tiles, padded, strict=True))
 
-    def values(pair: Pair) -> Tensor:
-        index = pair.head
-        for axis, n, tile, i, j in zip(axes, padded, pair.tile, pair.query, pair.key, strict=True):
-            query, key = axis.query(tile, i), axis.key(tile, j)
+    def mask(place: tuple[Tensor, Tensor]) -> Tensor:
+        i = torch.arange(kernel, device=q.device)[:, None]
+        j = torch.arange(span, device=q.device)
+        cells: list[Tensor] = []
+        for axis, n, tile in zip(axes, padded, place, strict=True):
+            query, key = axis.query(tile[:, None, None], i), axis.key(tile[:, None, None], j)
             start = (query - kernel // 2).clamp(min=0).clamp(max=n - kernel)
             inside = (key >= start) & (key < start + kernel)
-            index = index * m + torch.where(inside, key - query + kernel - 1, m - 1)
-        return F.embedding(index, bias.reshape(-1, 1))
+            cells.append(torch.where(inside, key - query + kernel - 1, m - 1))
+        down, across = cells
+        index = down[:, :, None, :, None] * m + across[:, None, :, None, :]
+        return F.embedding(index, bias.flatten(1).t()).movedim(-1, 1)
 
-    return tiled_attention(q, k, v, size, axes, (kernel, span), values)
+    return tiled_attention(q, k, v, size, axes, (kernel, span), mask)
 
 
-def _axis(size: int, kernel: int) -> Axis:
+def _axis(tiles: int, size: int, kernel: int) -> Axis:
     span = 2 * kernel - 1
 
     def query(tile: Tensor, i: Tensor) -> Tensor:
@@ -205,7 +211,7 @@ def _axis(size: int, kernel: int) -> Axis:
     def find(at: Tensor) -> tuple[Tensor, Tensor]:
         return at // kernel, at % kernel
 
-    return Axis((size + kernel - 1) // kernel, query, key, find)
+    return Axis(tiles, query, key, find)
 
 
 def neighborhood_weights(q: Tensor, k: Tensor, position_bias: Tensor, kernel: int) -> Tensor:

@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.kernels.precision import at_least_float32, full_precision
+from foveal.kernels.shapes import reshape
 from foveal.kernels.tables import table
-from foveal.kernels.tiles import Axis, Pair, divided, tiled_attention
+from foveal.kernels.tiles import Axis, divided, tiled_attention
 
 
 @table
@@ -72,21 +73,19 @@ def _by_views(qkv: Tensor, bias: Tensor, window: int, shift: int) -> Tensor:
 
 def _by_lookup(qkv: Tensor, bias: Tensor, size: tuple[int, int], window: int, shift: int) -> Tensor:
     q, k, v = qkv.unbind(3)
-    t = window**2
     axes = (_axis(size[0], window, shift), _axis(size[1], window, shift))
-    sides = tuple(axis.tiles * window for axis in axes)
 
-    def values(pair: Pair) -> Tensor:
-        query, key = (y * window + x for y, x in (pair.query, pair.key))
-        found = F.embedding((pair.head * t + query) * t + key, bias.reshape(-1, 1))
-        for tile, i, j, side in zip(pair.tile, pair.query, pair.key, sides, strict=True):
-            apart = _region(tile * window + i, side, window, shift) != _region(
-                tile * window + j, side, window, shift
-            )
-            found = torch.where(apart[:, None] & (shift > 0), found - 100, found)
-        return found
+    def mask(place: tuple[Tensor, Tensor]) -> Tensor:
+        i = torch.arange(window, device=qkv.device)
+        row, column = (
+            _region(tile[:, None] * window + i, axis.tiles * window, window, shift)
+            for axis, tile in zip(axes, place, strict=True)
+        )
+        region = reshape(3 * row[:, :, None] + column[:, None, :], row.shape[0], window**2)
+        apart = (region[:, :, None] != region[:, None, :]) & (shift > 0)
+        return bias + torch.where(apart, -100.0, 0.0)[:, None]
 
-    return tiled_attention(q, k, v, size, axes, (window, window), values)
+    return tiled_attention(q, k, v, size, axes, (window, window), mask)
 
 
 def _axis(size: int, window: int, shift: int) -> Axis:

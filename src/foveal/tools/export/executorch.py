@@ -1,11 +1,13 @@
 """ExecuTorch, for phones: XNNPACK where it has an operator, its own portable kernels elsewhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from foveal.errors import FovealError, MissingExtraError, first_line
@@ -34,11 +36,12 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
         for config in ALL_PARTITIONER_CONFIGS
         if not (is_dynamic and config.__name__ in _OF_ONE_UNKNOWN_SIZE)
     ]
+    partitioner = XnnpackPartitioner(configs=configs)
     metadata = {f"metadata_{name}": text for name, text in subject.metadata.items()}
     try:
         lowered = to_edge_transform_and_lower(
-            _plain(program),
-            partitioner=[XnnpackPartitioner(configs=configs)],
+            _plain(program, partitioner.ops_to_not_decompose(program)[0]),
+            partitioner=[partitioner],
             # Its check knows core operators alone; the runtime has a kernel for what we use beside.
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
             constant_methods=metadata,
@@ -54,14 +57,18 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
     path.write_bytes(written)
 
 
-def _plain(program: ExportedProgram) -> ExportedProgram:
+def _plain(program: ExportedProgram, kept: Sequence[OpOverload]) -> ExportedProgram:
     """The same with all memory channels-first, which some of ExecuTorch's own kernels insist on.
 
     Group norms go for the same reason: their neighbours may be delegated, and the kernel refuses
     what it then gets.
+
+    Args:
+        kept: operators that stay whole, as XNNPACK knows them and not what they are made of.
     """
-    table = get_decompositions([torch.ops.aten.native_group_norm.default])
-    plain = program.run_decompositions({**torch.export.default_decompositions(), **table})
+    norms = get_decompositions([torch.ops.aten.native_group_norm.default])
+    table = {**torch.export.default_decompositions(), **norms}
+    plain = program.run_decompositions({op: f for op, f in table.items() if op not in kept})
     for node in plain.graph.nodes:
         if node.kwargs.get("memory_format") is torch.channels_last:
             node.kwargs = {**node.kwargs, "memory_format": torch.contiguous_format}

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from foveal.errors import FovealError, MissingExtraError, first_line
 from foveal.tools.export.executorch import open_executorch, write_executorch
+from foveal.tools.export.reshapes import onnx_reshapes
 from foveal.tools.export.subject import Run, Subject
 
 # Larger ones do not fit one file of ONNX's: the weights lie beside it.
@@ -71,6 +72,7 @@ def save_onnx(
         opset_version=18,
         input_names=["image"],
         output_names=list(outputs),
+        custom_translation_table=onnx_reshapes(program),
         # Its search for patterns takes minutes where there are thousands of nodes; what it finds,
         # runtimes find as well when they load a file.
         optimize=False,
