@@ -181,7 +181,7 @@ def _by_lookup(
     padded = tuple(at_least(n, kernel) for n in size)
     # As many tiles as the padded map has, by a length that compilers can simplify.
     tiles = tuple((n + kernel - 1) // kernel for n in size)
-    axes = tuple(_axis(n, m, kernel) for n, m in zip(tiles, padded, strict=True))
+    axes = tuple(_axis(count, n, kernel) for count, n in zip(tiles, padded, strict=True))
 
     def mask(place: tuple[Tensor, Tensor]) -> Tensor:
         i = torch.arange(kernel, device=q.device)[:, None]
