@@ -179,9 +179,7 @@ def _by_lookup(
 ) -> Tensor:
     span, m = 2 * kernel - 1, 2 * kernel
     padded = tuple(at_least(n, kernel) for n in size)
-    # As many tiles as the padded map has, by a length that compilers can simplify.
-    tiles = tuple((n + kernel - 1) // kernel for n in size)
-    axes = tuple(_axis(count, n, kernel) for count, n in zip(tiles, padded, strict=True))
+    axes = (_axis(size[0], padded[0], kernel), _axis(size[1], padded[1], kernel))
 
     def mask(place: tuple[Tensor, Tensor]) -> Tensor:
         i = torch.arange(kernel, device=q.device)[:, None]
@@ -199,14 +197,16 @@ def _by_lookup(
     return tiled_attention(q, k, v, size, axes, (kernel, span), mask)
 
 
-def _axis(tiles: int, size: int, kernel: int) -> Axis:
+def _axis(size: int, padded: int, kernel: int) -> Axis:
     span = 2 * kernel - 1
+    # As many as the padded side has, by a length that compilers can simplify.
+    tiles = (size + kernel - 1) // kernel
 
     def query(tile: Tensor, i: Tensor) -> Tensor:
-        return (tile * kernel + i).clamp(max=size - 1)
+        return (tile * kernel + i).clamp(max=padded - 1)
 
     def key(tile: Tensor, j: Tensor) -> Tensor:
-        return (tile * kernel - kernel // 2).clamp(max=size - span).clamp(min=0) + j
+        return (tile * kernel - kernel // 2).clamp(max=padded - span).clamp(min=0) + j
 
     def find(at: Tensor) -> tuple[Tensor, Tensor]:
         return at // kernel, at % kernel
