@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,6 @@ from torch.export import ExportedProgram
 from foveal.errors import FovealError, MissingExtraError, first_line
 from foveal.tools.export.subject import Run, Subject
 
-# Joining operators for one delegate compares every two of them, and hours pass with thousands.
-# Alone they run 6 to 8 % slower (a shallow DAT with 393 of them).
-_MOST_TO_JOIN = 1500
 # Its reshape has room for one size that is not known, where ours may have three.
 _OF_ONE_UNKNOWN_SIZE = ("UnsqueezeCopyConfig", "ViewCopyConfig")
 
@@ -30,6 +26,7 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
     """
     try:
         from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     except ImportError as error:
         raise MissingExtraError("executorch", "executorch") from error
@@ -39,7 +36,7 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
         for config in ALL_PARTITIONER_CONFIGS
         if not (is_dynamic and config.__name__ in _OF_ONE_UNKNOWN_SIZE)
     ]
-    partitioner = _partitioner(configs)
+    partitioner = XnnpackPartitioner(configs=configs)
     metadata = {f"metadata_{name}": text for name, text in subject.metadata.items()}
     try:
         lowered = to_edge_transform_and_lower(
@@ -58,18 +55,6 @@ def write_executorch(program: ExportedProgram, subject: Subject, path: Path) -> 
             f"{hint}."
         ) from error
     path.write_bytes(written)
-
-
-def _partitioner(configs: Sequence[Any]) -> Any:
-    """XNNPACK's, which joins the operators it takes only where they are not too many."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-
-    class Partitioner(XnnpackPartitioner):
-        def generate_partitions(self, ep: ExportedProgram) -> Any:
-            alone = self.generate_per_op_partitions(ep)
-            return alone if len(alone) > _MOST_TO_JOIN else super().generate_partitions(ep)
-
-    return Partitioner(configs=list(configs))
 
 
 def _plain(program: ExportedProgram, kept: Sequence[OpOverload]) -> ExportedProgram:
