@@ -116,18 +116,18 @@ def read_rows() -> dict[tuple[str, str], dict[str, Any]]:
 def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     """Markdown, a line a network and a format."""
     lines = [
-        "| network | format | worst error | file, MB | time, of eager's | exported in |",
-        "|---|---|---|---|---|---|",
+        "| network | format | worst error | file, MB | time, of eager's | exported in | commit |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (name, format), row in rows.items():
+        took = f"{row['seconds']:.0f} s | {row['where']['commit']} |"
         if "fault" in row:
-            lines.append(f"| {name} | {format} | {row['fault']} | | | {row['seconds']:.0f} s |")
+            lines.append(f"| {name} | {format} | {row['fault']} | | | {took}")
             continue
         ratio = row["time_of_eager"]
         lines.append(
             f"| {name} | {format} | {row['worst_error']:.1e} | {row['megabytes']:.1f} | "
-            f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f}) | "
-            f"{row['seconds']:.0f} s |"
+            f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f}) | {took}"
         )
     networks = len({name for name, _ in rows})
     places: dict[str, list[float]] = {}
